@@ -1,0 +1,161 @@
+/**
+ * How many tokens have arrived, while a stream runs. Ollama reports `eval_count` on the last line only, and a line is
+ * not a token: a held back character, tag or tool call arrives as one line of several tokens.
+ *
+ * Per model, learnt from completed streams: a linear regression of `eval_count` over what the lines held. Unlearnt, a
+ * piece of text is one token, or one for four bytes where it is longer than tokens are.
+ *
+ * The end token, which Ollama counts and nobody sees, is no part of any line: it is left out here, and taken off
+ * `eval_count` when learning from an answer that ended by itself. `num_predict` cuts before it.
+ */
+import type { Line, OllamaToolCall } from '../wire/ollama.ts'
+import { createRegression, type Prior } from './regression.ts'
+import { utf8Bytes } from './utf8.ts'
+
+/** Learns how many tokens the lines of one model hold. */
+export type TokenRatio = {
+  /** Tokens for one of each feature of the lines; the same array for ever. */
+  readonly weights: Float64Array
+  /** A run ended with this `eval_count`; `naturalEnd`: by itself (`done_reason` stop), not by `num_predict`. */
+  learn(counter: CompletionCounter, evalCount: number, naturalEnd: boolean): void
+  /** Short JSON for `createTokenRatio(saved)`. */
+  toText(): string
+}
+
+/** Counts one run. */
+export type CompletionCounter = {
+  /**
+   * The tokens that this line is worth, as a whole number; fractions are carried to the next. The first line that
+   * delivers anything is worth at least one, a line with nothing none. A line with `logprobs` is counted exactly.
+   */
+  note(line: Line): number
+  /** The sum of all that `note` returned. */
+  readonly count: number
+  /** Of `count`, what was thinking. */
+  readonly reasoning: number
+  /** What the lines held, for `TokenRatio.learn`. */
+  readonly seen: Float64Array
+}
+
+const SHORT_PIECE = 0
+const SHORT_BYTE = 1
+const LONG_BYTE = 2
+const THINKING_BEGUN = 3
+const THINKING_ENDED = 4
+const TOOL_CALL = 5
+const TOOL_BYTE = 6
+
+/** The features and what one of each usually is, in the order of the indices above. */
+const priors: readonly Prior[] = [
+  { mean: 1, sd: 0.2 },
+  { mean: 0, sd: 0.01 },
+  { mean: 0.25, sd: 0.12 },
+  // The tags around thinking: never shown, counted by Ollama.
+  { mean: 1, sd: 1 },
+  { mean: 1, sd: 1 },
+  // The frame of a call (tags, "name", "arguments"), then its name and arguments.
+  { mean: 8, sd: 6 },
+  { mean: 0.25, sd: 0.1 },
+]
+
+/** Tokens are hardly ever longer; a longer piece was held back and holds several. */
+const SHORT_PIECE_BYTES = 24
+
+/** Streams of equal features differ by split characters and stop strings. */
+const noiseOf = (tokens: number): number => 0.25 + 0.05 * tokens
+
+const parseSaved = (text: string | undefined): number[] | undefined => {
+  if (text === undefined) return undefined
+  try {
+    const saved: unknown = JSON.parse(text)
+    return Array.isArray(saved) ? saved : undefined
+  } catch {
+    return undefined // the text of another release: learn anew
+  }
+}
+
+/** `saved` is a text by `toText`; one that is not understood counts as nothing learnt. */
+export const createTokenRatio = (saved?: string): TokenRatio => {
+  const regression = createRegression(priors, parseSaved(saved))
+  return {
+    weights: regression.weights,
+    learn({ seen }, evalCount, naturalEnd) {
+      const tokens = naturalEnd ? evalCount - 1 : evalCount
+      if (!(tokens >= 1) || !Number.isFinite(tokens) || seen.every(count => count === 0)) return
+      regression.learn(seen, tokens, noiseOf(tokens))
+    },
+    toText: () => JSON.stringify(regression.toNumbers()),
+  }
+}
+
+export const createCompletionCounter = ({ weights }: Pick<TokenRatio, 'weights'>): CompletionCounter => {
+  const seen = new Float64Array(priors.length)
+  let count = 0
+  let tokens = 0
+  let thinkingTokens = 0
+
+  const take = (feature: number, amount: number): number => {
+    seen[feature] = (seen[feature] as number) + amount
+    return amount * (weights[feature] as number)
+  }
+
+  const takePiece = (piece: string): number => {
+    const bytes = utf8Bytes(piece)
+    if (bytes > SHORT_PIECE_BYTES) return take(LONG_BYTE, bytes)
+    return take(SHORT_PIECE, 1) + take(SHORT_BYTE, bytes)
+  }
+
+  const takeThinkingEnd = (): number =>
+    seen[THINKING_BEGUN] === 1 && seen[THINKING_ENDED] === 0 ? take(THINKING_ENDED, 1) : 0
+
+  const takeToolCall = (call: OllamaToolCall): number =>
+    take(TOOL_CALL, 1) +
+    take(TOOL_BYTE, utf8Bytes(call.function.name) + utf8Bytes(JSON.stringify(call.function.arguments)))
+
+  return {
+    note(line) {
+      const message = line.message
+      const text = message === undefined ? line.response : message.content
+      const thinking = message === undefined ? line.thinking : message.thinking
+      const calls = message === undefined ? undefined : message.tool_calls
+      let worth = 0
+      let thought = 0
+      let something = false
+      if (thinking !== undefined && thinking !== '') {
+        something = true
+        if (seen[THINKING_BEGUN] === 0) thought += take(THINKING_BEGUN, 1)
+        thought += takePiece(thinking)
+      }
+      if (text !== undefined && text !== '') {
+        something = true
+        thought += takeThinkingEnd()
+        worth += takePiece(text)
+      }
+      if (calls !== undefined && calls.length > 0) {
+        something = true
+        thought += takeThinkingEnd()
+        for (const call of calls) worth += takeToolCall(call)
+      }
+      worth += thought
+      const exact = line.logprobs === undefined ? 0 : line.logprobs.length
+      if (exact > 0) {
+        something = true
+        thought = worth === 0 ? 0 : (exact * thought) / worth
+        worth = exact
+      }
+      if (!something) return 0
+      tokens += worth
+      thinkingTokens += thought
+      const given = Math.max(1, Math.round(tokens)) - count
+      count += given
+      return given
+    },
+    get count() {
+      return count
+    },
+    get reasoning() {
+      return Math.min(count, Math.round(thinkingTokens))
+    },
+    seen,
+  }
+}
