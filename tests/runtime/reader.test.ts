@@ -69,7 +69,7 @@ describe('reports from the Worker', () => {
         return { task, nice: Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]) }
       })
       // Threads that the engine starts for the Worker inherit its place.
-    expect(nices.filter(({ nice }) => nice === 19)).not.toHaveLength(0)
+      expect(nices.filter(({ nice }) => nice === 19)).not.toHaveLength(0)
       expect(nices.find(({ task }) => task === String(process.pid))?.nice).toBe(0)
     },
   )

@@ -1,0 +1,69 @@
+/** Images of a request: URLs fetched through the vetted door, types told from the bytes, sizes bounded. */
+import { invalid } from '../errors.ts'
+import type { ImageRef, InlineImage } from '../wire/images.ts'
+import type { OllamaMessage } from '../wire/ollama.ts'
+
+export type ImageDeps = {
+  /** Fetches a vetted http(s) URL; throws an ApiError naming `param`. */
+  fetchImage: (url: string, signal: AbortSignal, param: string) => Promise<Uint8Array>
+  /** The media type that the first bytes show, or undefined. */
+  sniffImageType: (bytes: Uint8Array) => Promise<string | undefined>
+  imageTypes: readonly string[]
+  imageBytesMax: number
+}
+
+export type RequestImages = { refs: readonly ImageRef[]; inline: readonly InlineImage[] }
+
+export const createImageLoader = ({ fetchImage, sniffImageType, imageTypes, imageBytesMax }: ImageDeps) => {
+  const checkType = async (head: Uint8Array, param: string) => {
+    const type = await sniffImageType(head)
+    if (type === undefined || !type.startsWith('image/')) {
+      throw invalid(param, `Invalid value for '${param}': the data is not an image.`, 'invalid_image_format')
+    }
+    if (!imageTypes.includes(type)) {
+      const accepted = imageTypes.join(', ')
+      throw invalid(
+        param,
+        `Invalid value for '${param}': ${type} is not accepted here, only ${accepted}.`,
+        'unsupported_image_media_type',
+      )
+    }
+  }
+
+  const checkSize = (byteLength: number, param: string) => {
+    if (byteLength <= imageBytesMax) return
+    const megabytes = Math.floor(imageBytesMax / 1024 / 1024)
+    throw invalid(
+      param,
+      `Invalid value for '${param}': an image may have at most ${megabytes} MB.`,
+      'image_too_large',
+    )
+  }
+
+  return {
+    /** Bytes of one image, checked; as the base64 that Ollama takes. */
+    async toBase64(bytes: Uint8Array, param: string): Promise<string> {
+      checkSize(bytes.length, param)
+      await checkType(bytes, param)
+      return bytes.toBase64()
+    },
+    /** Checks what came inline, fetches what came as a URL (the same URL once) and puts it into the messages. */
+    async load(images: RequestImages, messages: OllamaMessage[], signal: AbortSignal): Promise<void> {
+      for (const { head, byteLength, param } of images.inline) {
+        checkSize(byteLength, param)
+        await checkType(head, param)
+      }
+      const fetched = new Map<string, string>()
+      for (const { url, param, messageIndex, imageIndex } of images.refs) {
+        let base64 = fetched.get(url)
+        if (base64 === undefined) {
+          base64 = await this.toBase64(await fetchImage(url, signal, param), param)
+          fetched.set(url, base64)
+        }
+        const target = messages[messageIndex]?.images
+        if (target !== undefined) target[imageIndex] = base64
+      }
+    },
+  }
+}
+export type ImageLoader = ReturnType<typeof createImageLoader>

@@ -1,0 +1,135 @@
+/** The limiting middleware: asks admission, puts the permit on the context, or answers 429 with an honest time. */
+import type { MiddlewareHandler } from 'hono'
+import { ApiError } from '../errors.ts'
+import type { LimitName, LimitState, Limits, Refusal, WindowStore } from '../limits/admission.ts'
+import type { TokenPrice } from '../store/ledger.ts'
+import type { Store } from '../store/store.ts'
+import type { AppEnv } from './env.ts'
+
+/** The OpenAI SDKs ignore or sleep through longer waits, so beyond it they are told not to retry (openai-api.md §3.5). */
+const RETRY_WITHIN_MS = 61_000
+
+const limitWords: Record<LimitName, { unit: 'request' | 'token'; span: string }> = {
+  requestsPerMinute: { unit: 'request', span: 'per minute' },
+  requestsPerDay: { unit: 'request', span: 'per day' },
+  tokensPerMinute: { unit: 'token', span: 'per minute' },
+  tokensPerDay: { unit: 'token', span: 'per day' },
+  totalTokens: { unit: 'token', span: 'in total' },
+}
+
+/** `1.5s`, `2m3s`, `1h0m5s`: as OpenAI writes durations (openai-api.md §4.1); milliseconds are rounded up. */
+export const toDuration = (ms: number): string => {
+  const whole = Math.max(0, Math.ceil(ms))
+  if (whole < 1000) return `${whole}ms`
+  const hours = Math.floor(whole / 3_600_000)
+  const minutes = Math.floor((whole % 3_600_000) / 60_000)
+  const seconds = `${(whole % 60_000) / 1000}s`
+  if (hours > 0) return `${hours}h${minutes}m${seconds}`
+  return minutes > 0 ? `${minutes}m${seconds}` : seconds
+}
+
+const count = (amount: number, unit: string) => `${amount} ${unit}${amount === 1 ? '' : 's'}`
+
+const whenToReturn = ({ retryAfterMs, quotaFilled }: Refusal): string => {
+  if (retryAfterMs !== null) return `Please try again in ${toDuration(retryAfterMs)}.`
+  return quotaFilled
+    ? 'The total is used up; waiting does not help.'
+    : 'This request can never fit, so waiting does not help.'
+}
+
+/** A Refusal in OpenAI's words: which limit, its size, what is used, what this needed, and when to come back. */
+export const toLimitError = (refusal: Refusal): ApiError => {
+  const { limit, size, used, reserved, needed, retryAfterMs, quotaFilled } = refusal
+  const { unit, span } = limitWords[limit]
+  const inFlight = reserved > 0 ? `, reserved by requests in flight ${reserved}` : ''
+  const message = `Limit of ${count(size, unit)} ${span} reached: used ${used}${inFlight}, this request needs ${needed}. ${whenToReturn(refusal)}`
+  const headers: Record<string, string> = {}
+  if (retryAfterMs !== null) {
+    headers['retry-after'] = String(Math.ceil(retryAfterMs / 1000))
+    headers['retry-after-ms'] = String(retryAfterMs)
+  }
+  if (retryAfterMs === null || retryAfterMs > RETRY_WITHIN_MS) headers['x-should-retry'] = 'false'
+  if (quotaFilled) return new ApiError('insufficient_quota', message, { headers })
+  return new ApiError(unit === 'request' ? 'request_limit' : 'token_limit', message, { headers })
+}
+
+type Windows = Record<LimitName, LimitState>
+
+/** Of a minute and a day window the one with the smaller remaining share; undefined where both are unlimited. */
+const tightest = (states: LimitState[]): LimitState | undefined => {
+  const share = ({ limit, used, reserved }: LimitState) =>
+    limit === 0 ? 0 : ((limit ?? 0) - used - reserved) / (limit ?? 1)
+  return states.filter(state => state.limit !== null).sort((a, b) => share(a) - share(b))[0]
+}
+
+/** `x-ratelimit-*` as OpenAI names them, true at this instant; none where unlimited. */
+export const toLimitHeaders = (windows: Windows, nowMs: number): Record<string, string> => {
+  const headers: Record<string, string> = {}
+  const write = (unit: 'requests' | 'tokens', state: LimitState | undefined) => {
+    if (state === undefined || state.limit === null) return
+    headers[`x-ratelimit-limit-${unit}`] = String(state.limit)
+    headers[`x-ratelimit-remaining-${unit}`] = String(Math.max(0, state.limit - state.used - state.reserved))
+    headers[`x-ratelimit-reset-${unit}`] = toDuration((state.resetsAtMs ?? nowMs) - nowMs)
+  }
+  write('requests', tightest([windows.requestsPerMinute, windows.requestsPerDay]))
+  write('tokens', tightest([windows.tokensPerMinute, windows.tokensPerDay]))
+  return headers
+}
+
+/** The user's total by the ledger, where the windows don't hold it already. */
+export const settledTotal = async (
+  windows: WindowStore,
+  store: Store,
+  user: number,
+  limits: Limits,
+): Promise<number> => (limits.totalTokens !== null && windows.needsTotal(user) ? store.settledTotal(user) : 0)
+
+export type LimitDeps = {
+  windows: WindowStore
+  store: Store
+  steady: () => number
+  modelId: (model: string) => Promise<number>
+  priceOf: (model: string) => TokenPrice
+}
+
+/**
+ * One atomic step over all five limits, before any work is sent to Ollama. What the route does not hand over to the
+ * relay is returned when the route ends: a malformed image or a missing model costs nothing, not even a request.
+ */
+export const limit = ({ windows, store, steady, modelId, priceOf }: LimitDeps): MiddlewareHandler<AppEnv> =>
+  async function admit(c, next) {
+    const { account, keyId } = c.get('caller')
+    const { demand, model } = c.get('ask')
+    const user = account.userNumber
+    const total = await settledTotal(windows, store, user, account.limits)
+    const at = steady()
+    const decision = windows.admit(user, account.limits, demand, total, at)
+    const state = windows.view(user, account.limits, total, at)
+    for (const [name, value] of Object.entries(toLimitHeaders(state, at))) c.header(name, value)
+    if (!decision.admitted) throw toLimitError(decision)
+    const { hold } = decision
+    let taken = false
+    try {
+      const arrivedSteadyMs = c.get('arrivedSteadyMs')
+      const ticket = {
+        id: c.get('id'),
+        userNumber: user,
+        userId: account.userId,
+        keyId,
+        modelId: await modelId(model),
+        price: priceOf(model),
+        limits: () => account.limits,
+        hold,
+        promptPromised: demand.prompt,
+        arrivedMs: c.get('arrivedMs'),
+        arrivedSteadyMs,
+        admittedAfterMs: Math.round(at - arrivedSteadyMs),
+        taken: false,
+      }
+      c.set('ticket', ticket)
+      await next()
+      taken = ticket.taken
+    } finally {
+      if (!taken) windows.withdraw(hold)
+    }
+  }

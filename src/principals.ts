@@ -1,0 +1,88 @@
+/**
+ * Who a key acts for, by the key's SHA-256. Looked up once and kept until anything about keys changes; a revoked key
+ * is refused from the next request on. Plain keys are never kept.
+ */
+import type { Limits } from './limits/admission.ts'
+import type { Principal, Store } from './store/store.ts'
+
+/** What all keys of a user share; alive as long as a request holds it, so that new limits reach running streams. */
+export type Account = { readonly userId: string; readonly userNumber: number; limits: Limits }
+
+export type Caller = {
+  account: Account
+  keyId: number
+  models: ReadonlySet<string> | null
+  expiresAt: number | null
+  /** When the ledger was last told that the key is in use. */
+  usedAtMs: number
+}
+
+export interface Principals {
+  /** Undefined for an unknown, revoked or expired key. */
+  find(key: string): Promise<Caller | undefined>
+  /** After a change to keys, models or users: the next request of every key is looked up anew. */
+  forget(): void
+  /** New limits, for callers at hand and streams in flight too. */
+  setLimits(userNumber: number, limits: Limits): void
+}
+
+const CALLERS_MAX = 10_000
+
+export const createPrincipals = (deps: {
+  store: Store
+  sha256: (text: string) => string
+  now: () => number
+}): Principals => {
+  const callers = new Map<string, Caller>()
+  const accounts = new Map<number, WeakRef<Account>>()
+  const lost = new FinalizationRegistry<number>(userNumber => {
+    if (accounts.get(userNumber)?.deref() === undefined) accounts.delete(userNumber)
+  })
+  /** A look-up that began before a change must not be kept after it. */
+  let generation = 0
+
+  const accountOf = ({ userId, userNumber, limits }: Principal): Account => {
+    const known = accounts.get(userNumber)?.deref()
+    if (known !== undefined) return known
+    const account = { userId, userNumber, limits }
+    accounts.set(userNumber, new WeakRef(account))
+    lost.register(account, userNumber)
+    return account
+  }
+
+  const lookUp = async (hash: string): Promise<Caller | undefined> => {
+    const began = generation
+    const principal = await deps.store.findPrincipal(hash)
+    if (principal === undefined) return undefined
+    const { keyId, models, expiresAt } = principal
+    const caller: Caller = {
+      account: accountOf(principal),
+      keyId,
+      models: models === null ? null : new Set(models),
+      expiresAt,
+      usedAtMs: Number.NEGATIVE_INFINITY,
+    }
+    if (began !== generation) return caller
+    if (callers.size >= CALLERS_MAX) callers.clear()
+    callers.set(hash, caller)
+    return caller
+  }
+
+  return {
+    async find(key) {
+      const hash = deps.sha256(key)
+      const caller = callers.get(hash) ?? (await lookUp(hash))
+      if (caller === undefined || (caller.expiresAt !== null && caller.expiresAt <= deps.now()))
+        return undefined
+      return caller
+    },
+    forget() {
+      generation++
+      callers.clear()
+    },
+    setLimits(userNumber, limits) {
+      const account = accounts.get(userNumber)?.deref()
+      if (account !== undefined) account.limits = limits
+    },
+  }
+}

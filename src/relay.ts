@@ -1,0 +1,49 @@
+/** All completions in flight: starts them, ends those of a deleted user, and lets the shutdown wait for them. */
+import type { ApiError } from './errors.ts'
+import { createFlight, type Flight, type FlightDeps, type Job, type Ticket } from './flight.ts'
+import type { ModelLearnt } from './limits/learnt.ts'
+
+export interface Relay {
+  /**
+   * Runs a job: a plain answer's JSON body, or a stream of SSE bytes (its status is then known, or eight seconds have
+   * passed). The client's leaving, told by `signal`, stops Ollama at once; the row is closed all the same.
+   * @throws ApiError
+   */
+  answer(
+    job: Job,
+    ticket: Ticket,
+    learnt: ModelLearnt,
+    signal: AbortSignal,
+  ): Promise<string | ReadableStream<Uint8Array>>
+  /** Ends every flight of a user (of all, without one) with this error as a stream's last chunk. */
+  stop(error: ApiError, outcome: 'failed' | 'cancelled', userNumber?: number): Promise<void>
+  readonly inFlight: number
+}
+
+export const createRelay = (deps: FlightDeps): Relay => {
+  const flights = new Map<Flight, number>()
+
+  return {
+    async answer(job, ticket, learnt, signal) {
+      ticket.taken = true
+      const observe: FlightDeps['observe'] = outcome => {
+        flights.delete(flight)
+        signal.removeEventListener('abort', leave)
+        deps.observe(outcome)
+      }
+      const flight = createFlight({ ...deps, observe }, job, ticket, learnt)
+      const leave = () => void flight.cancel()
+      flights.set(flight, ticket.userNumber)
+      signal.addEventListener('abort', leave, { once: true })
+      if (signal.aborted) leave()
+      return job.stream ? flight.stream() : flight.collect()
+    },
+    async stop(error, outcome, userNumber) {
+      const chosen = [...flights].filter(([, user]) => userNumber === undefined || user === userNumber)
+      await Promise.all(chosen.map(([flight]) => flight.stop(error, outcome)))
+    },
+    get inFlight() {
+      return flights.size
+    },
+  }
+}

@@ -1,0 +1,15 @@
+/** The logger: pino, as lines of JSON, or readable on a terminal. Never prompts, keys or image bytes. */
+import pino from 'pino'
+import pretty from 'pino-pretty'
+import type { Config } from '../config.ts'
+import type { Log } from '../log.ts'
+
+/** `auto` is readable on a terminal and JSON elsewhere. */
+export const createLog = ({ logLevel, logFormat }: Pick<Config, 'logLevel' | 'logFormat'>): Log => {
+  const options = { level: logLevel, base: null, serializers: { cause: pino.stdSerializers.err } }
+  const readable = logFormat === 'pretty' || (logFormat === 'auto' && process.stdout.isTTY === true)
+  // Written in this thread: a transport of pino's own would be a Worker, which a kill could leave unflushed.
+  return readable
+    ? pino(options, pretty({ sync: true }))
+    : pino(options, pino.destination({ dest: 1, sync: true }))
+}
