@@ -180,7 +180,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
         price: ticket.price,
         promptPromised: ticket.promptPromised,
         completionPromised: hold.granted,
-        promptCounted: job.runs[0]?.promptEstimate ?? 0,
+        promptCounted: job.runs[0]?.promptExpected ?? 0,
         preview: job.preview,
       })
     } catch (cause) {

@@ -14,6 +14,8 @@ export type MeteredRun = {
   features: PromptFeatures
   /** Tokens reserved for this run's prompt. */
   promptEstimate: number
+  /** What it most likely takes: its bill where Ollama gives no count. */
+  promptExpected: number
   /** A `format` was asked for: a thinking model then may run twice and report only the second run. */
   constrained: boolean
   contextLength?: number | undefined
@@ -67,7 +69,7 @@ export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) =>
     if (state.refused) return { promptTokens: 0, completionTokens: 0, reasoningTokens: 0, basis: 'counted' }
     if (state.final === undefined || state.discarded > 0) {
       return {
-        promptTokens: run.promptEstimate,
+        promptTokens: run.promptExpected,
         completionTokens: delivered,
         reasoningTokens,
         basis: 'counted',
@@ -77,7 +79,7 @@ export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) =>
     const completion = toCount(state.final.eval_count)
     if (completion !== undefined && thinkingUnreported(run, state.counter, completion)) {
       return {
-        promptTokens: (prompt ?? 0) + run.promptEstimate,
+        promptTokens: (prompt ?? 0) + run.promptExpected,
         completionTokens: completion + reasoningTokens,
         reasoningTokens,
         basis: 'counted',
@@ -86,7 +88,7 @@ export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) =>
     // A zero is missing, not 0: without text it is a real zero, with text it was never reported.
     const missing = prompt === undefined || (completion === undefined && delivered > 0)
     return {
-      promptTokens: prompt ?? run.promptEstimate,
+      promptTokens: prompt ?? run.promptExpected,
       completionTokens: completion ?? delivered,
       reasoningTokens: Math.min(reasoningTokens, completion ?? delivered),
       basis: missing ? 'counted' : 'measured',
@@ -132,7 +134,7 @@ export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) =>
     /** Prompt tokens due so far, by estimate. */
     get promptDue() {
       return states.reduce(
-        (sum, state, index) => sum + (state.refused ? 0 : (runs[index]?.promptEstimate ?? 0)),
+        (sum, state, index) => sum + (state.refused ? 0 : (runs[index]?.promptExpected ?? 0)),
         0,
       )
     },

@@ -94,8 +94,15 @@ const exportQuery = z
   })
   .refine(inOrder, outOfOrder)
 
+export type AdminUsageDeps = {
+  reports: Reports
+  now: () => number
+  /** For exports: the rows of a rare model may lie a minute of reading apart. */
+  liftTimeout: (request: Request) => void
+}
+
 /** `/admin/usage` and `/admin/usage/export`. */
-export const adminUsage = ({ reports, now }: { reports: Reports; now: () => number }) => {
+export const adminUsage = ({ reports, now, liftTimeout }: AdminUsageDeps) => {
   /** The number of a user, or of a deleted one by the name that reports give it. */
   const numberOf = async (userId: string) => {
     const userNumber = await reports.userNumber(userId)
@@ -111,6 +118,7 @@ export const adminUsage = ({ reports, now }: { reports: Reports; now: () => numb
     })
     .get('/export', query(exportQuery), async c => {
       const { format, user_id, model, ...range } = c.req.valid('query')
+      liftTimeout(c.req.raw)
       const rows = await toExportStream(reports, format, {
         ...toRange(range),
         ...(user_id === undefined ? {} : await numberOf(user_id)),

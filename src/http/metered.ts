@@ -72,6 +72,7 @@ const toRuns = (order: Order, learnt: ModelLearnt, contextLength: number | undef
       request,
       features,
       promptEstimate: learnt.estimatePrompt(features, contextLength),
+      promptExpected: learnt.expectPrompt(features, contextLength),
       constrained: 'format' in request,
       contextLength,
     }

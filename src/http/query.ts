@@ -17,15 +17,21 @@ export const query = <Schema extends z.ZodType>(schema: Schema) =>
 /** The end of all ids (see ids.ts); later instants mean "for ever". */
 const END_MS = 2 ** 43
 
-const isoTime = z.union([z.iso.date(), z.iso.datetime({ offset: true, local: true })])
+const ISO_TIME =
+  /^(\d{4}-\d\d-\d\d)(?:T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?)?$/
+const isoDate = z.iso.date()
 
-/** ISO 8601 in epoch milliseconds, UTC where no offset is given; undefined for anything else. */
+/**
+ * ISO 8601, a day or a day and a time, in epoch milliseconds; UTC where no offset is given, as in all our answers.
+ * Undefined for anything else, days that no calendar has included.
+ */
 export const parseInstant = (text: string): number | undefined => {
   // A plus sign that was not percent-encoded arrives as a space.
   const time = text.replace(/ (?=\d\d:\d\d$)/, '+')
-  if (!isoTime.safeParse(time).success) return undefined
-  // JavaScript would read a time without an offset in the machine's own zone.
-  return Date.parse(/T.*(Z|[+-]\d\d:\d\d)$/.test(time) || !time.includes('T') ? time : `${time}Z`)
+  const [, day, offset] = ISO_TIME.exec(time) ?? []
+  if (day === undefined || !isoDate.safeParse(day).success) return undefined
+  // JavaScript reads a day as UTC, but a time without an offset in the machine's own zone.
+  return Date.parse(time === day || offset !== undefined ? time : `${time}Z`)
 }
 
 /** ISO 8601 in UTC with milliseconds. */

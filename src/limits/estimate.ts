@@ -16,6 +16,8 @@ export type PromptEstimator = {
    * Tokens to reserve, at least 1. Ollama cuts a prompt at the context length, where known, so it is never more.
    */
   estimate(features: PromptFeatures, contextLength?: number): number
+  /** What it will most likely take, without the margin: the bill of a prompt whose count never came. */
+  expect(features: PromptFeatures, contextLength?: number): number
   /**
    * Takes a prompt's real count. Counts of prompts that were cut at `contextLength` say nothing and are ignored;
    * counts far from what is believed (a release that leaves out the cached part) move it only when they persist.
@@ -69,12 +71,17 @@ export const createPromptEstimator = (saved?: string): PromptEstimator => {
     return tokens >= uncut || expected > uncut
   }
 
+  const atMost = (tokens: number, prompts: number, contextLength: number | undefined) =>
+    contextLength === undefined ? tokens : Math.min(tokens, contextLength * prompts)
+
   return {
     estimate({ counts, prompts }, contextLength) {
       const mean = regression.mean(counts)
       const spread = Math.sqrt(regression.variance(counts) + noiseOf(mean))
-      const needed = Math.max(1, Math.ceil(mean + margin() * spread))
-      return contextLength === undefined ? needed : Math.min(needed, contextLength * prompts)
+      return atMost(Math.max(1, Math.ceil(mean + margin() * spread)), prompts, contextLength)
+    },
+    expect({ counts, prompts }, contextLength) {
+      return atMost(Math.max(1, Math.round(regression.mean(counts))), prompts, contextLength)
     },
     learn({ counts, prompts }, promptTokens, contextLength) {
       if (!(promptTokens >= 1) || !Number.isFinite(promptTokens)) return

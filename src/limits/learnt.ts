@@ -28,6 +28,8 @@ type Observation = {
 export type ModelLearnt = {
   /** Tokens to reserve for a prompt, at least 1, at most the context length where known. */
   estimatePrompt(features: PromptFeatures, contextLength?: number): number
+  /** Tokens that the prompt most likely takes: what is billed where Ollama gives no count. */
+  expectPrompt(features: PromptFeatures, contextLength?: number): number
   /** Tokens that an answer usually needs: the first grant. */
   usualAnswer(): number
   /** For one run. */
@@ -67,6 +69,7 @@ const createModel = (text: string | undefined, onDue: () => void): Model => {
 
   return {
     estimatePrompt: prompt.estimate,
+    expectPrompt: prompt.expect,
     usualAnswer: answer.usual,
     counter: () => createCompletionCounter(ratio),
     learn({ features, promptTokens, contextLength, completionTokens, counter, naturalEnd }) {
