@@ -109,7 +109,12 @@ const answerOtherMethods = (app: Hono<AppEnv>) => {
 export const createApp = (deps: Deps) => {
   const { config, store, windows, now, steady, log } = deps
   const upstream = createUpstream({ baseUrl: config.ollamaBaseUrl, fetch: deps.fetch, now })
-  const principals = createPrincipals({ store, sha256: deps.sha256, now })
+  const principals = createPrincipals({
+    store,
+    sha256: deps.sha256,
+    now,
+    noteKeyUse: deps.ledger.noteKeyUse,
+  })
   const models = createModels({ store, allowCloudModels: config.allowCloudModels })
   const queue = createQueue({
     concurrency: config.upstreamConcurrency,

@@ -14,7 +14,7 @@ export type Caller = {
   models: ReadonlySet<string> | null
   expiresAt: number | null
   /** When the ledger was last told that the key is in use. */
-  usedAtMs: number
+  notedMs: number
 }
 
 export interface Principals {
@@ -27,11 +27,14 @@ export interface Principals {
 }
 
 const CALLERS_MAX = 10_000
+/** `last_used_at` is true to the minute: a write per request would double the ledger's work. */
+const NOTE_EVERY_MS = 60_000
 
 export const createPrincipals = (deps: {
   store: Store
   sha256: (text: string) => string
   now: () => number
+  noteKeyUse: (keyId: number, atMs: number) => void
 }): Principals => {
   const callers = new Map<string, Caller>()
   const accounts = new Map<number, WeakRef<Account>>()
@@ -53,6 +56,8 @@ export const createPrincipals = (deps: {
   const lookUp = async (hash: string): Promise<Caller | undefined> => {
     const began = generation
     const principal = await deps.store.findPrincipal(hash)
+    // Something changed meanwhile: what was read may be of before.
+    if (began !== generation) return lookUp(hash)
     if (principal === undefined) return undefined
     const { keyId, models, expiresAt } = principal
     const caller: Caller = {
@@ -60,9 +65,8 @@ export const createPrincipals = (deps: {
       keyId,
       models: models === null ? null : new Set(models),
       expiresAt,
-      usedAtMs: Number.NEGATIVE_INFINITY,
+      notedMs: Number.NEGATIVE_INFINITY,
     }
-    if (began !== generation) return caller
     if (callers.size >= CALLERS_MAX) callers.clear()
     callers.set(hash, caller)
     return caller
@@ -72,8 +76,12 @@ export const createPrincipals = (deps: {
     async find(key) {
       const hash = deps.sha256(key)
       const caller = callers.get(hash) ?? (await lookUp(hash))
-      if (caller === undefined || (caller.expiresAt !== null && caller.expiresAt <= deps.now()))
-        return undefined
+      const nowMs = deps.now()
+      if (caller === undefined || (caller.expiresAt !== null && caller.expiresAt <= nowMs)) return undefined
+      if (nowMs - caller.notedMs >= NOTE_EVERY_MS) {
+        caller.notedMs = nowMs
+        deps.noteKeyUse(caller.keyId, nowMs)
+      }
       return caller
     },
     forget() {
@@ -81,6 +89,7 @@ export const createPrincipals = (deps: {
       callers.clear()
     },
     setLimits(userNumber, limits) {
+      generation++
       const account = accounts.get(userNumber)?.deref()
       if (account !== undefined) account.limits = limits
     },

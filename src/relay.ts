@@ -22,9 +22,13 @@ export interface Relay {
 
 export const createRelay = (deps: FlightDeps): Relay => {
   const flights = new Map<Flight, number>()
+  /** Users that are gone, with what to say: one of theirs may have been admitted and not started yet. */
+  const gone = new Map<number, ApiError>()
 
   return {
     async answer(job, ticket, learnt, signal) {
+      const fault = gone.get(ticket.userNumber)
+      if (fault !== undefined) throw fault
       ticket.taken = true
       const observe: FlightDeps['observe'] = outcome => {
         flights.delete(flight)
@@ -39,6 +43,7 @@ export const createRelay = (deps: FlightDeps): Relay => {
       return job.stream ? flight.stream() : flight.collect()
     },
     async stop(error, outcome, userNumber) {
+      if (userNumber !== undefined) gone.set(userNumber, error)
       const chosen = [...flights].filter(([, user]) => userNumber === undefined || user === userNumber)
       await Promise.all(chosen.map(([flight]) => flight.stop(error, outcome)))
     },

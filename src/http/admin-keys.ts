@@ -49,7 +49,6 @@ export const adminKeys = (deps: AdminKeysDeps) => {
       const nowMs = now()
       const { apiKey, key } = createNewKey(deps, userId, toOptions(c.req.valid('json'), nowMs))
       const created = await store.createKey(userNumber, key, nowMs)
-      principals.forget()
       return c.json({ api_key: apiKey, key: toKeyBody(created) }, 201)
     })
     .get('/:user_id/keys', user, query(listQuery), async c => {

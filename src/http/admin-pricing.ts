@@ -2,10 +2,11 @@
  * `/admin/pricing`: prices of models, and the history of their changes. Requests that run keep the price they began
  * with; the next one has the new price.
  *
- * A model's name in a path may hold `/` and `:`, percent-encoded or not, so it is the rest of the path. (A model of the
- * name `history/…` needs its slash encoded.)
+ * A model's name in a path may hold `/` and `:`, percent-encoded or not, so it is the rest of the path. What begins
+ * with `history/` is the history; a model of such a name needs its slash encoded. No route of its own tells them apart,
+ * as routes that overlap would cost every request of the app hono's fast router.
  */
-import { Hono } from 'hono'
+import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { z } from 'zod'
 import { ApiError } from '../errors.ts'
 import type { Models } from '../models.ts'
@@ -36,6 +37,25 @@ const priceChange = z
     path: ['input_cost_per_million'],
     message: 'give input_cost_per_million, output_cost_per_million or both',
   })
+
+const HISTORY = 'history/'
+const MOUNT = '/pricing/'
+
+/** Goes by the path as it was sent: `history%2F…` is a model. */
+const asksHistory = ({ req }: Context<AppEnv>): boolean =>
+  req.path.startsWith(HISTORY, req.path.indexOf(MOUNT) + MOUNT.length)
+
+const READING = ['GET', 'HEAD', 'OPTIONS']
+
+const keepHistory: MiddlewareHandler<AppEnv> = async (c, next) => {
+  if (asksHistory(c) && !READING.includes(c.req.method)) {
+    const allow = READING.join(', ')
+    throw new ApiError('method_not_allowed', `${c.req.method} is not possible here, only ${allow}.`, {
+      headers: { allow },
+    })
+  }
+  await next()
+}
 
 const toPerMillionOrNull = (price: number | null) => (price === null ? null : toPerMillion(price))
 
@@ -85,11 +105,14 @@ export const adminPricing = ({ store, models, now }: { store: Store; models: Mod
       return c.json(await inTurn(() => put(model, { inputPrice, outputPrice })), 201)
     })
     .get('/', async c => c.json({ pricing: (await store.listPrices()).map(toPriceBody) }))
-    .get('/history/all', async c => c.json(toHistoryBody(await store.priceHistory())))
-    .get('/history/:model{.+}', async c =>
-      c.json(toHistoryBody(await store.priceHistory(toCanonicalModel(c.req.param('model'))))),
-    )
-    .get('/:model{.+}', async c => c.json(toPriceBody(await find(toCanonicalModel(c.req.param('model'))))))
+    .use('/:model{.+}', keepHistory)
+    .get('/:model{.+}', async c => {
+      const name = c.req.param('model')
+      if (!asksHistory(c)) return c.json(toPriceBody(await find(toCanonicalModel(name))))
+      const model = name.slice(HISTORY.length)
+      const changes = await store.priceHistory(model === 'all' ? undefined : toCanonicalModel(model))
+      return c.json(toHistoryBody(changes))
+    })
     .put('/:model{.+}', ownBody(priceChange), async c => {
       const { input_cost_per_million: input, output_cost_per_million: output } = c.req.valid('json')
       const change = async () => {

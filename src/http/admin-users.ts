@@ -82,7 +82,6 @@ export const adminUsers = (deps: AdminUsersDeps) => {
       if (created === undefined) {
         throw new ApiError('user_exists', `There is already a user '${user_id}'.`, { param: 'user_id' })
       }
-      principals.forget()
       const body = {
         user_id,
         api_key: apiKey,

@@ -1,7 +1,7 @@
 /** The limiting middleware: asks admission, puts the permit on the context, or answers 429 with an honest time. */
 import type { MiddlewareHandler } from 'hono'
 import { ApiError } from '../errors.ts'
-import type { LimitName, LimitState, Limits, Refusal, WindowStore } from '../limits/admission.ts'
+import type { LimitName, LimitState, Refusal, WindowStore } from '../limits/admission.ts'
 import type { TokenPrice } from '../store/ledger.ts'
 import type { Store } from '../store/store.ts'
 import type { AppEnv } from './env.ts'
@@ -76,13 +76,12 @@ export const toLimitHeaders = (windows: Windows, nowMs: number): Record<string, 
   return headers
 }
 
-/** The user's total by the ledger, where the windows don't hold it already. */
-export const settledTotal = async (
-  windows: WindowStore,
-  store: Store,
-  user: number,
-  limits: Limits,
-): Promise<number> => (limits.totalTokens !== null && windows.needsTotal(user) ? store.settledTotal(user) : 0)
+/**
+ * The user's total by the ledger, where the windows don't hold it already. Asked for without a limit on it too: the
+ * windows keep what they are given, and the limit may be set later.
+ */
+const settledTotal = async (windows: WindowStore, store: Store, user: number): Promise<number> =>
+  windows.needsTotal(user) ? store.settledTotal(user) : 0
 
 export type LimitDeps = {
   windows: WindowStore
@@ -101,7 +100,7 @@ export const limit = ({ windows, store, steady, modelId, priceOf }: LimitDeps): 
     const { account, keyId } = c.get('caller')
     const { demand, model } = c.get('ask')
     const user = account.userNumber
-    const total = await settledTotal(windows, store, user, account.limits)
+    const total = await settledTotal(windows, store, user)
     const at = steady()
     const decision = windows.admit(user, account.limits, demand, total, at)
     const state = windows.view(user, account.limits, total, at)

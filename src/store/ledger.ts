@@ -93,7 +93,7 @@ export interface Ledger {
 export type LedgerDeps = {
   /** One synchronous transaction; throws when it was rolled back. */
   commit: (batch: Batch) => void
-  /** Runs `task` after this turn of the event loop (setImmediate). */
+  /** Runs `task` after this turn of the event loop (setImmediate), or once the database can take a group. */
   soon: (task: () => void) => void
   /** Runs `task` later, for another try after a failed commit. */
   later: (delayMs: number, task: () => void) => void
@@ -184,6 +184,7 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
     },
     noteKeyUse(keyId, atMs) {
       batch.keyUse.push({ keyId, atMs })
+      schedule()
     },
     noteLearnt(modelId, text) {
       batch.learnt.push({ modelId, text })
