@@ -3,28 +3,60 @@ import { describe, expect, test } from 'bun:test'
 import OpenAI from 'openai'
 import { reset, say } from '../../src/simulator/script.ts'
 import { errorBody } from '../support/contract.ts'
-import type { Proxy } from '../support/proxy.ts'
+import type { Proxy as RunningProxy } from '../support/proxy.ts'
 import { hello, startSession } from '../support/session.ts'
 
 const chat = { model: 'm', messages: hello }
 
-type Probe = [name: string, status: number, send: (proxy: Proxy, key: string) => Promise<Response>]
+type Probe = [name: string, status: number, send: (proxy: RunningProxy, key: string) => Promise<Response>]
 
 /** One answer of each kind under /v1. */
 const answers: Probe[] = [
   ['a plain answer', 200, (proxy, key) => proxy.call('/v1/chat/completions', { key, json: chat })],
-  ['a stream', 200, (proxy, key) => proxy.call('/v1/chat/completions', { key, json: { ...chat, stream: true } })],
-  ['a completion', 200, (proxy, key) => proxy.call('/v1/completions', { key, json: { model: 'm', prompt: 'x' } })],
+  [
+    'a stream',
+    200,
+    (proxy, key) => proxy.call('/v1/chat/completions', { key, json: { ...chat, stream: true } }),
+  ],
+  [
+    'a completion',
+    200,
+    (proxy, key) => proxy.call('/v1/completions', { key, json: { model: 'm', prompt: 'x' } }),
+  ],
   ['the models', 200, (proxy, key) => proxy.call('/v1/models', { key })],
   ['the account', 200, (proxy, key) => proxy.call('/v1/usage', { key })],
   ['a bad request', 400, (proxy, key) => proxy.call('/v1/chat/completions', { key, json: { model: 'm' } })],
-  ['no JSON', 400, (proxy, key) => proxy.call('/v1/chat/completions', { key, method: 'POST', body: '{', headers: { 'content-type': 'application/json' } })],
+  [
+    'no JSON',
+    400,
+    (proxy, key) =>
+      proxy.call('/v1/chat/completions', {
+        key,
+        method: 'POST',
+        body: '{',
+        headers: { 'content-type': 'application/json' },
+      }),
+  ],
   ['no key', 401, proxy => proxy.call('/v1/chat/completions', { json: chat })],
   ['a wrong key', 401, proxy => proxy.call('/v1/models', { key: 'sk-alice-nonsense' })],
-  ['an unknown model', 404, (proxy, key) => proxy.call('/v1/chat/completions', { key, json: { ...chat, model: 'nobody' } })],
+  [
+    'an unknown model',
+    404,
+    (proxy, key) => proxy.call('/v1/chat/completions', { key, json: { ...chat, model: 'nobody' } }),
+  ],
   ['an unknown path', 404, (proxy, key) => proxy.call('/v1/nonsense', { key })],
   ['a wrong method', 405, (proxy, key) => proxy.call('/v1/chat/completions', { key })],
-  ['another type', 415, (proxy, key) => proxy.call('/v1/chat/completions', { key, method: 'POST', body: 'x', headers: { 'content-type': 'text/plain' } })],
+  [
+    'another type',
+    415,
+    (proxy, key) =>
+      proxy.call('/v1/chat/completions', {
+        key,
+        method: 'POST',
+        body: 'x',
+        headers: { 'content-type': 'text/plain' },
+      }),
+  ],
 ]
 
 describe('every answer under /v1 says who it is and how long it took', () => {
@@ -49,7 +81,11 @@ test('each request has an id of its own, whatever the client says', async () => 
   const { proxy } = await startSession()
   const key = await proxy.createUser('alice')
   const ids = await Promise.all(
-    Array.from({ length: 20 }, async () => (await proxy.call('/v1/models', { key, headers: { 'x-request-id': 'mine' } })).headers.get('x-request-id')),
+    Array.from({ length: 20 }, async () =>
+      (await proxy.call('/v1/models', { key, headers: { 'x-request-id': 'mine' } })).headers.get(
+        'x-request-id',
+      ),
+    ),
   )
   expect(new Set(ids).size).toBe(20)
 })
@@ -96,10 +132,24 @@ test('what was ignored is named, so that a person finds out why a setting has no
   const { ollama, proxy } = await startSession()
   const key = await proxy.createUser('alice')
   ollama.next(say('hi'))
-  const ignored = { logit_bias: { 50256: -100 }, store: true, num_ctx: 9, keep_alive: '5m', options: { num_ctx: 9, top_k: 3 }, 'odd\r\nname': 1 }
+  const ignored = {
+    logit_bias: { 50256: -100 },
+    store: true,
+    num_ctx: 9,
+    keep_alive: '5m',
+    options: { num_ctx: 9, top_k: 3 },
+    'odd\r\nname': 1,
+  }
   const answer = await proxy.call('/v1/chat/completions', { key, json: { ...chat, ...ignored } })
   const named = answer.headers.get('x-ignored-parameters')?.split(', ')
-  expect(named?.sort()).toEqual(['keep_alive', 'logit_bias', 'num_ctx', 'odd__name', 'options.num_ctx', 'store'])
+  expect(named?.sort()).toEqual([
+    'keep_alive',
+    'logit_bias',
+    'num_ctx',
+    'odd__name',
+    'options.num_ctx',
+    'store',
+  ])
   expect(ollama.generating()[0]?.body['options']).toEqual({ top_k: 3 })
   const plain = await proxy.call('/v1/chat/completions', { key, json: chat })
   expect(plain.headers.get('x-ignored-parameters')).toBeNull()
@@ -121,14 +171,37 @@ describe('CORS', () => {
   const origin = 'https://app.example'
   const asked = [
     'authorization,content-type,openai-organization,openai-project,openai-beta,idempotency-key,x-request-id',
-    ...['lang', 'package-version', 'os', 'arch', 'runtime', 'runtime-version', 'retry-count', 'timeout', 'async', 'helper-method'].map(name => `x-stainless-${name}`),
+    ...[
+      'lang',
+      'package-version',
+      'os',
+      'arch',
+      'runtime',
+      'runtime-version',
+      'retry-count',
+      'timeout',
+      'async',
+      'helper-method',
+    ].map(name => `x-stainless-${name}`),
   ].join(',')
-  const preflight = (proxy: Proxy, from: string, path = '/v1/chat/completions', method = 'POST') =>
-    proxy.call(path, { method: 'OPTIONS', headers: { origin: from, 'access-control-request-method': method, 'access-control-request-headers': asked } })
+  const preflight = (proxy: RunningProxy, from: string, path = '/v1/chat/completions', method = 'POST') =>
+    proxy.call(path, {
+      method: 'OPTIONS',
+      headers: {
+        origin: from,
+        'access-control-request-method': method,
+        'access-control-request-headers': asked,
+      },
+    })
 
   test('a preflight allows all that the SDK sends, without a key', async () => {
     const { proxy } = await startSession({ settings: { CORS_ORIGINS: origin } })
-    for (const [path, method] of [['/v1/chat/completions', 'POST'], ['/v1/models', 'GET'], ['/v1/models/hf.co%2Fa%2Fb:Q4', 'GET'], ['/v1/embeddings', 'POST']] as const) {
+    for (const [path, method] of [
+      ['/v1/chat/completions', 'POST'],
+      ['/v1/models', 'GET'],
+      ['/v1/models/hf.co%2Fa%2Fb:Q4', 'GET'],
+      ['/v1/embeddings', 'POST'],
+    ] as const) {
       const answer = await preflight(proxy, origin, path, method)
       expect(answer.status).toBe(204)
       expect(answer.headers.get('access-control-allow-origin')).toBe(origin)
@@ -142,7 +215,13 @@ describe('CORS', () => {
 
   test('answers and errors expose the headers a client can use', async () => {
     const { ollama, proxy } = await startSession({ settings: { CORS_ORIGINS: origin } })
-    const key = await proxy.createUser('alice', { requests_per_minute: 3, requests_per_day: null, tokens_per_minute: null, tokens_per_day: null, total_token_limit: null })
+    const key = await proxy.createUser('alice', {
+      requests_per_minute: 3,
+      requests_per_day: null,
+      tokens_per_minute: null,
+      tokens_per_day: null,
+      total_token_limit: null,
+    })
     ollama.forModel('m', say('hi'))
     const headers = { origin }
     const statuses: number[] = []
@@ -161,7 +240,16 @@ describe('CORS', () => {
       expect(answer.headers.get('access-control-allow-origin')).toBe(origin)
       const exposed = (answer.headers.get('access-control-expose-headers') ?? '').toLowerCase().split(/, */)
       expect(exposed).toEqual(
-        expect.arrayContaining(['x-request-id', 'retry-after', 'retry-after-ms', 'x-should-retry', 'x-ratelimit-remaining-tokens', 'x-ratelimit-reset-requests', 'openai-processing-ms', 'x-ignored-parameters']),
+        expect.arrayContaining([
+          'x-request-id',
+          'retry-after',
+          'retry-after-ms',
+          'x-should-retry',
+          'x-ratelimit-remaining-tokens',
+          'x-ratelimit-reset-requests',
+          'openai-processing-ms',
+          'x-ignored-parameters',
+        ]),
       )
     }
     expect(statuses).toEqual([200, 200, 404, 429, 401, 400, 405])
@@ -197,7 +285,11 @@ describe('CORS', () => {
 describe('OPTIONS, HEAD and wrong methods', () => {
   test('OPTIONS names the methods, without a key', async () => {
     const { proxy } = await startSession()
-    for (const [path, allow] of [['/v1/chat/completions', 'POST, OPTIONS'], ['/v1/models', 'GET, HEAD, OPTIONS'], ['/health', 'GET, HEAD, OPTIONS']] as const) {
+    for (const [path, allow] of [
+      ['/v1/chat/completions', 'POST, OPTIONS'],
+      ['/v1/models', 'GET, HEAD, OPTIONS'],
+      ['/health', 'GET, HEAD, OPTIONS'],
+    ] as const) {
       const answer = await proxy.call(path, { method: 'OPTIONS' })
       expect(answer.status).toBe(204)
       expect(answer.headers.get('allow')).toBe(allow)
@@ -234,7 +326,10 @@ describe('OPTIONS, HEAD and wrong methods', () => {
     for (const [method, path, allow] of wrong) {
       const answer = await proxy.call(path, { method, key })
       expect([method, path, answer.status, answer.headers.get('allow')]).toEqual([method, path, 405, allow])
-      expect(errorBody.parse(await answer.json()).error).toMatchObject({ type: 'invalid_request_error', code: 'method_not_allowed' })
+      expect(errorBody.parse(await answer.json()).error).toMatchObject({
+        type: 'invalid_request_error',
+        code: 'method_not_allowed',
+      })
     }
     expect(ollama.generating()).toHaveLength(0)
   })

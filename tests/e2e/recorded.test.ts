@@ -170,9 +170,9 @@ describe('a recorded answer of a real Ollama is passed on whole, in both framing
       expect(answer.headers.get('content-type')).toBe('application/json')
       const plain = chatCompletion.parse(await answer.json())
       const { tokens, ...whole } = joinAnswer(plain)
-      expect(whole).toEqual(said)
+      expect(whole).toEqual(said as typeof whole)
       expect(plain.usage).toMatchObject({ prompt_tokens: prompt, completion_tokens: completion })
-      expect(plain.model).toBe(String(request["model"]))
+      expect(plain.model).toBe(String(request['model']))
       expect(tokens.length > 0).toBe(request['logprobs'] === true && said.content !== '')
 
       for (const [cut, include_usage] of [
