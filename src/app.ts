@@ -84,6 +84,9 @@ const exposedHeaders = [
   ]),
 ]
 
+/** Below the runtime's own bound (--max-http-header-size), which answers without a body. */
+const HEADERS_MAX = 64 * 1024
+
 const CLIENT_REQUEST_ID = /^[\x20-\x7e]{1,128}$/
 
 /** Lets 405 say which methods a path has; registered behind all routes. */
@@ -167,6 +170,14 @@ export const createApp = (deps: Deps) => {
     c.header('x-request-id', toRequestId(id))
     const clientId = c.req.header('x-request-id')
     if (clientId !== undefined && CLIENT_REQUEST_ID.test(clientId)) c.header('x-client-request-id', clientId)
+    let headerLength = 0
+    for (const [name, value] of c.req.raw.headers) headerLength += name.length + value.length
+    if (headerLength > HEADERS_MAX) {
+      throw new ApiError(
+        'headers_too_large',
+        `The request's headers are longer than ${HEADERS_MAX / 1024} KB.`,
+      )
+    }
     await next()
   })
   app.use('/v1/*', async function describe(c, next) {

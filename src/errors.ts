@@ -21,6 +21,7 @@ const kinds = {
   user_exists: [409, 'invalid_request_error', 'user_exists'],
   request_too_large: [413, 'invalid_request_error', 'request_too_large'],
   unsupported_media_type: [415, 'invalid_request_error', 'unsupported_media_type'],
+  headers_too_large: [431, 'invalid_request_error', 'request_too_large'],
   request_limit: [429, 'requests', 'rate_limit_exceeded'],
   token_limit: [429, 'tokens', 'rate_limit_exceeded'],
   insufficient_quota: [429, 'insufficient_quota', 'insufficient_quota'],

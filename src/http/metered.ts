@@ -57,8 +57,8 @@ type Prepared = {
 }
 type MeteredEnv = { Variables: AppEnv['Variables'] & { prepared: Prepared } }
 
-/** The smallest context Ollama runs a chat model with by default; shorter prompts are never cut. */
-const CONTEXT_ALWAYS_FITS = 2048
+/** Shorter prompts fit any context a model is run with; for longer ones Ollama is asked how long it is. */
+const CONTEXT_ALWAYS_FITS = 256
 
 const toRuns = (order: Order, learnt: ModelLearnt, contextLength: number | undefined): Run[] => {
   const measured = new Map<unknown, ReturnType<typeof measurePrompt>>()

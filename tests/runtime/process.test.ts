@@ -131,6 +131,15 @@ test('the banner names Ollama’s version and models', async () => {
   await proxy.says(/Ollama +\S+ at http.*: m/)
 })
 
+test('headers of 100 KB are an error in our shape', async () => {
+  const proxy = start({ DATABASE_PATH: place() })
+  const answer = await fetch(`${await proxy.url()}/v1/models`, {
+    headers: { 'x-large': 'x'.repeat(100 * 1024) },
+  })
+  expect(answer.status).toBe(431)
+  expect(await answer.json()).toMatchObject({ error: { code: 'request_too_large', param: null } })
+})
+
 test('SIGTERM lets a running stream finish, refuses new requests, closes the row and exits 0', async () => {
   const ollama = await startOllama()
   const path = place()

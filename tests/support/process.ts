@@ -11,9 +11,9 @@ export const temporaryFolder = () => {
   return { folder, remove: () => rmSync(folder, { recursive: true, force: true }) }
 }
 
-/** Starts `bun src/main.ts` (or another entry) with these settings and no others. */
+/** Starts the program (or another entry) as `bun run start` does, with these settings and no others. */
 export const launch = (settings: Record<string, string>, entry = 'src/main.ts') => {
-  const child = Bun.spawn([process.execPath, join(root, entry)], {
+  const child = Bun.spawn([process.execPath, '--max-http-header-size=262144', join(root, entry)], {
     cwd: settings['CWD'] ?? tmpdir(),
     env: {
       PATH: process.env['PATH'] ?? '',
