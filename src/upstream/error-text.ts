@@ -47,6 +47,14 @@ export const readUpstreamError = (text: string): UpstreamError => {
   }
 }
 
+const logLengthMax = 2000
+/** From here on such a text quotes what the model wrote, or what it was sent (ollama-api.md §2.8). */
+const speech =
+  /(raw=|tool call arguments for|error parsing tool call|prompt(?:=|:)|content(?:=|:)|Value looks like).*/is
+
+/** Ollama's words for the log, bounded and without anything that a user or a model has said. */
+export const toLogText = (text: string): string => text.replace(speech, '$1 …').slice(0, logLengthMax)
+
 const reasonLengthMax = 200
 /** Signs of something that is nobody's business outside: paths, addresses, hosts, digests, source code, Go values. */
 const privateSigns = [

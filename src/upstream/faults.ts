@@ -3,7 +3,7 @@
  * §3, ollama-api.md §2.5–2.8). Messages are our own; what Ollama wrote goes into the cause, for the log.
  */
 import { ApiError } from '../errors.ts'
-import { readUpstreamError } from './error-text.ts'
+import { readUpstreamError, toLogText } from './error-text.ts'
 import {
   contextExceeded,
   type FaultContext,
@@ -18,7 +18,6 @@ import {
   upstream,
 } from './fault-rules.ts'
 
-const CAUSE_LENGTH_MAX = 4000
 /** Ollama names no time; a slot or a load takes about as long. */
 const RETRY_AFTER_S = '2'
 
@@ -34,7 +33,7 @@ const overloaded = (cause: string) =>
  */
 export const toApiError = (status: number, bodyText: string, context: FaultContext): ApiError => {
   const error = readUpstreamError(bodyText)
-  const cause = `Ollama answered ${status}: ${bodyText.slice(0, CAUSE_LENGTH_MAX)}`
+  const cause = `Ollama answered ${status}: ${toLogText(bodyText)}`
   const known: Known = { error, context, promptParam: context.promptParam ?? 'messages', cause }
   if (isOverflow(error)) return contextExceeded(known)
   switch (status) {
@@ -65,7 +64,7 @@ export const toApiError = (status: number, bodyText: string, context: FaultConte
 /** The error that ends an answer when Ollama writes an error line into it; `errorText` is that line's `error`. */
 export const toStreamFault = (errorText: string): ApiError => {
   const error = readUpstreamError(JSON.stringify({ error: errorText }))
-  const cause = `Ollama broke off: ${errorText.slice(0, CAUSE_LENGTH_MAX)}`
+  const cause = `Ollama broke off: ${toLogText(errorText)}`
   const context = { model: '', usesImages: false }
   const known: Known = { error, context, promptParam: 'messages', cause }
   if (isOverflow(error)) return contextExceeded(known)
