@@ -124,6 +124,8 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
   let lines: Lines | undefined
   /** True while Ollama itself can't go over the grant: the cap sent with the run is within it. */
   let capped = false
+  /** So many more lines are within that cap: each is a token at least, and the last one is none. */
+  let cappedLines = Number.POSITIVE_INFINITY
   let firstTokenMs: number | null = null
   let deliveredTokens = 0
   /** Of those, what the windows were told: never more than the grant, though our count may be. */
@@ -199,6 +201,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
     const left = hold.room - deliveredTokens
     const most = Math.min(job.maxTokens ?? Number.POSITIVE_INFINITY, left)
     capped = most <= hold.granted - deliveredTokens
+    cappedLines = most + 1
     if (most === Number.POSITIVE_INFINITY) return run.request
     const options = 'options' in run.request ? run.request.options : undefined
     return { ...run.request, options: { ...options, num_predict: Math.max(1, most) } }
@@ -318,6 +321,9 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       tokens += lineTokens
       return lineTokens
     })
+    cappedLines -= read.length
+    // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
+    if (cappedLines < 0) capped = false
     if (capped || deliveredTokens + tokens + 1 <= hold.granted) return hand(read, tokens)
     return handUnderGrant(read, worth, tokens)
   }
@@ -468,9 +474,9 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       if ('lines' in read) await deliverGuarded(read.lines)
       else await finish(toEnding(read))
     }
-    const { text, error } = await ending
-    if (error === undefined) return text
-    throw meter.worked ? withoutRetry(error) : error
+    const finished = await ending
+    if (finished.error === undefined) return finished.text
+    throw toAnswer(finished, finished.error)
   }
 
   /**
@@ -483,7 +489,9 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       commit = () => resolve('late')
     })
     const first = await Promise.race([airborne.then(() => 'airborne' as const), late]).catch(async error => {
-      throw (await finish({ outcome: 'failed', error: toApiError(error) })).error
+      const fault = toApiError(error)
+      const finished = await finish({ outcome: 'failed', error: fault })
+      throw toAnswer(finished, finished.error ?? fault)
     })
     commit = undefined
     const source = new ReadableStream<Line[]>(
@@ -540,8 +548,8 @@ const storageFault = (cause: unknown) =>
     },
   )
 
-/** Work was done and is charged: an SDK must not repeat it by itself. */
-const withoutRetry = (error: ApiError) => {
-  error.headers['x-should-retry'] = 'false'
+/** What was charged, if only for its prompt, an SDK must not repeat by itself. */
+const toAnswer = ({ cost }: Finished, error: ApiError) => {
+  if (cost.promptTokens + cost.completionTokens > 0) error.headers['x-should-retry'] = 'false'
   return error
 }

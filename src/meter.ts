@@ -138,10 +138,6 @@ export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) =>
         0,
       )
     },
-    /** Whether Ollama did any work that a client saw or is billed for. */
-    get worked() {
-      return counted > 0 || states.some(state => state.final !== undefined)
-    },
     cost(): Cost {
       const total: Cost = { promptTokens: 0, completionTokens: 0, reasoningTokens: 0, basis: 'measured' }
       for (const [index, state] of states.entries()) {
