@@ -236,6 +236,8 @@ export const createApp = (deps: Deps) => {
 
   const answerError = (thrown: unknown, c: Context<AppEnv>): Response => {
     const error = toApiError(thrown, deps.isStorageFull)
+    // Nobody reads this one.
+    if (error.kind === 'client_left') return c.json(error.body, error.status as 400)
     tally.count(error)
     if (error.status >= 500) {
       log.error(

@@ -22,6 +22,7 @@ const kinds = {
   request_too_large: [413, 'invalid_request_error', 'request_too_large'],
   unsupported_media_type: [415, 'invalid_request_error', 'unsupported_media_type'],
   headers_too_large: [431, 'invalid_request_error', 'request_too_large'],
+  client_left: [499, 'invalid_request_error', 'client_left'],
   request_limit: [429, 'requests', 'rate_limit_exceeded'],
   token_limit: [429, 'tokens', 'rate_limit_exceeded'],
   insufficient_quota: [429, 'insufficient_quota', 'insufficient_quota'],

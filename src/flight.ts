@@ -6,12 +6,14 @@
  * deleted user. It settles the hold, closes the row and only then lets the client read the end.
  */
 import { ApiError } from './errors.ts'
+import { type Covered, createGrant } from './grant.ts'
 import type { Hold, Limits, WindowStore } from './limits/admission.ts'
 import type { ModelLearnt } from './limits/learnt.ts'
 import { type Cost, createMeter, type MeteredRun } from './meter.ts'
-import type { Closing, Kind, Ledger, Outcome, TokenPrice } from './store/ledger.ts'
+import { createRow } from './row.ts'
+import type { Kind, Ledger, Outcome, TokenPrice } from './store/ledger.ts'
 import type { Ticker } from './ticker.ts'
-import { createLines, type Lines, type Read } from './upstream/lines.ts'
+import { brokeOff, createLines, type Lines } from './upstream/lines.ts'
 import type { Upstream } from './upstream/ollama.ts'
 import type { Place, Queue } from './upstream/queue.ts'
 import { KEEP_ALIVE } from './wire/framing.ts'
@@ -86,29 +88,45 @@ type Ending =
 
 type Finished = { text: string; error: ApiError | undefined; cost: Cost }
 
-/** What the flight waits for; each has a deadline of its own, and they rest meanwhile. */
+/** What the flight waits for: its place in line, Ollama's status, Ollama's next line, or the client. */
 type Phase = 'line' | 'status' | 'upstream' | 'client'
 
 /** A stream waits this long for Ollama's status, so that errors are real statuses; then it commits to 200. */
 const PATIENCE_MS = 8000
 /** Clients and proxies give up on silence; a comment this often keeps them (openai-api.md §2.5). */
 const KEEP_ALIVE_MS = 10_000
-/** A longer answer grows its grant by so many tokens at a time. */
-const GRANT_STEP = 256
-const CHECKPOINT_TOKENS = 16
-const CHECKPOINT_MS = 1000
 
 const encoder = new TextEncoder()
-const leftEarly = () => new ApiError('internal', 'The client left before the answer was complete.')
+
+/** Nobody reads it: it ends the work of a client that is gone. */
+export const leftEarly = () => new ApiError('client_left', 'The client left before the answer was complete.')
+
+const toApiError = (error: unknown): ApiError =>
+  error instanceof ApiError
+    ? error
+    : new ApiError('internal', 'The server failed to answer this request.', { cause: error })
+
+/** What was charged, if only for its prompt, an SDK must not repeat by itself. */
+const toAnswer = ({ cost }: Finished, error: ApiError) => {
+  if (cost.promptTokens + cost.completionTokens > 0) error.headers['x-should-retry'] = 'false'
+  return error
+}
+
+/** After a whole answer the rest of its body is read, so that the connection can serve the next request. */
+const readOut = async (body: ReadableStream<Uint8Array>) => {
+  const reader = body.getReader()
+  while (!(await reader.read()).done);
+}
 
 export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt: ModelLearnt) => {
-  const { windows, ledger, steady } = deps
+  const { windows, steady, timeouts } = deps
   const { hold } = ticket
   const { writer } = job
   const meter = createMeter(job.runs, learnt)
+  const grant = createGrant({ ...deps, meter }, ticket)
+  const row = createRow({ ...deps, meter }, job, ticket)
   const abort = new AbortController()
   const startedAt = steady()
-  const sinceArrival = () => Math.round(steady() - ticket.arrivedSteadyMs)
 
   let phase: Phase = 'line'
   let phaseSince = startedAt
@@ -121,21 +139,11 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
   let queueMs = 0
   let opened = false
   let runIndex = 0
-  let lines: Lines | undefined
-  /** True while Ollama itself can't go over the grant: the cap sent with the run is within it. */
-  let capped = false
-  /** So many more lines are within that cap: each is a token at least, and the last one is none. */
-  let cappedLines = Number.POSITIVE_INFINITY
-  let firstTokenMs: number | null = null
-  let deliveredTokens = 0
-  /** Of those, what the windows were told: never more than the grant, though our count may be. */
-  let inWindows = 0
-  let outOfRoom = false
-  let checkpointTokens = 0
-  let checkpointAt = startedAt
-  let ending: Promise<Finished> | undefined
-  /** The end of the last run, held back until the row is closed. */
+  let lines: Lines
+  /** How Ollama ended the last run; its finish chunk is held back until the row is closed. */
   let lastReason: string | undefined
+  let ending: Promise<Finished> | undefined
+  const isLastRun = () => runIndex === job.runs.length - 1
 
   // ---- towards the client
 
@@ -147,18 +155,20 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
     out.enqueue(encoder.encode(text))
   }
 
+  /** Resolves when a stream's status is decided: Ollama has answered, eight seconds have passed, or it is over. */
+  const status = Promise.withResolvers<void>()
+
   // ---- towards Ollama
 
   /** In line for Ollama, then the row: it is committed before anything is sent. */
   const open = async () => {
     const turn = deps.queue.enter(ticket.userNumber, abort.signal)
     if (turn === undefined) {
-      const retryAfter = String(deps.queue.retryAfterS())
       throw new ApiError(
         'overloaded',
         'All places in line for the model server are taken. Please try again.',
         {
-          headers: { 'retry-after': retryAfter },
+          headers: { 'retry-after': String(deps.queue.retryAfterS()) },
         },
       )
     }
@@ -170,46 +180,15 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       throw leftEarly()
     }
     opened = true
-    try {
-      await ledger.open({
-        id: ticket.id,
-        userNumber: ticket.userNumber,
-        keyId: ticket.keyId,
-        modelId: ticket.modelId,
-        kind: job.kind,
-        admittedAfterMs: ticket.admittedAfterMs,
-        queueMs,
-        price: ticket.price,
-        promptPromised: ticket.promptPromised,
-        completionPromised: hold.granted,
-        promptCounted: job.runs[0]?.promptExpected ?? 0,
-        preview: job.preview,
-      })
-    } catch (cause) {
+    await row.open(queueMs).catch(error => {
       opened = false
-      throw storageFault(cause)
-    }
+      throw error
+    })
+    if (ending !== undefined) throw leftEarly()
   }
 
-  /** What the run may generate: never more than the user has left, nor the client's own maximum. */
-  const requestOf = (run: Run) => {
-    if (job.kind === 'embedding') {
-      capped = true
-      return run.request
-    }
-    deliveredTokens = meter.completionDue
-    const left = hold.room - deliveredTokens
-    const most = Math.min(job.maxTokens ?? Number.POSITIVE_INFINITY, left)
-    capped = most <= hold.granted - deliveredTokens
-    cappedLines = most + 1
-    if (most === Number.POSITIVE_INFINITY) return run.request
-    const options = 'options' in run.request ? run.request.options : undefined
-    return { ...run.request, options: { ...options, num_predict: Math.max(1, most) } }
-  }
-
-  const send = async (index: number): Promise<Lines> => {
-    const run = job.runs[index] as Run
-    const body = JSON.stringify(requestOf(run))
+  const send = async (run: Run): Promise<ReadableStream<Uint8Array>> => {
+    const body = JSON.stringify(grant.capRequest(run.request, job.maxTokens))
     meter.sent()
     enter('status')
     const answer = await deps.upstream.generate(job.path, body, abort.signal).catch(error => {
@@ -221,121 +200,88 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       throw job.toFault(answer.status, answer.text)
     }
     enter('upstream')
-    return createLines(answer.reader, job.path)
+    status.resolve()
+    return answer.body
   }
 
-  const takeOff = async () => {
-    await open()
-    if (ending !== undefined) throw leftEarly()
-    return send(0)
-  }
-
-  /** The next read of all runs in turn; total, as a run's lines are. */
-  const next = async (): Promise<Read> => {
-    if (phase === 'client') enter('upstream')
+  /** All runs in turn. Never rejects: whatever goes wrong becomes an ending. */
+  const fly = async (pass: (body: ReadableStream<Uint8Array>) => Promise<void>) => {
     try {
-      for (;;) {
-        lines ??= await send(runIndex)
-        const read = await lines.next()
-        if (!('ended' in read) || runIndex === job.runs.length - 1) return read
-        runIndex++
-        lines = undefined
-        if (hold.room - meter.completionDue < 1) {
-          outOfRoom = true
-          return { ended: true }
+      await open()
+      for (const [index, run] of job.runs.entries()) {
+        runIndex = index
+        lines = createLines(job.path)
+        if (index > 0) row.beforeRun()
+        const body = await send(run)
+        const death = await pass(body).then(() => undefined, brokeOff)
+        if (ending === undefined && death !== undefined) throw death
+        if (ending === undefined) await deliver(lines.end())
+        if (ending !== undefined) {
+          if (lines.done && !abort.signal.aborted) void readOut(body).catch(() => undefined)
+          return
+        }
+        if (!isLastRun() && grant.isSpent) {
+          void finish({ outcome: 'completed', cut: true })
+          return
         }
       }
     } catch (error) {
-      return { broken: toApiError(error) }
-    } finally {
-      if (phase === 'upstream') enter('client')
+      void finish({ outcome: 'failed', error: toApiError(error) })
     }
   }
 
-  // ---- delivery, under the grant
+  // ---- delivery
 
-  const checkpoint = () => {
-    checkpointTokens = meter.counted
-    checkpointAt = steady()
-    ledger.checkpoint({
-      id: ticket.id,
-      promptCounted: meter.promptDue,
-      completionCounted: meter.counted,
-      atMs: sinceArrival(),
-    })
+  const hand = ({ lines: covered, tokens, cut }: Covered): undefined | Promise<unknown> => {
+    if (ending !== undefined) return
+    if (covered.length > 0) {
+      // The prompts of later runs are not read yet: all stay reserved until the last run's first line.
+      if (isLastRun()) windows.promptDelivered(hold, steady())
+      grant.deliver(tokens, job.stream)
+      write(toText(covered))
+    }
+    if (cut) return finish({ outcome: 'completed', cut })
+    if (lines.fault !== undefined) return finish({ outcome: 'failed', error: lines.fault })
+    if (lines.done && isLastRun()) return finish({ outcome: 'completed', cut: false })
+    return undefined
   }
 
-  const hand = (read: Line[], tokens: number) => {
-    firstTokenMs ??= sinceArrival()
-    // The prompts of later runs are not read yet: all stay reserved until the last run's first line.
-    if (runIndex === job.runs.length - 1) windows.promptDelivered(hold, steady())
+  const toText = (covered: Line[]): string => {
     let text = ''
-    for (const line of read) {
+    for (const line of covered) {
       text += writer.line(runIndex, line)
-      if (line.done !== true && line.embeddings === undefined) continue
-      if (runIndex === job.runs.length - 1) lastReason = line.done_reason
+      if (line.done !== true) continue
+      if (isLastRun()) lastReason = line.done_reason
       else text += writer.endRun(runIndex, line.done_reason)
     }
-    deliveredTokens += tokens
-    if (job.stream) windows.delivered(hold, Math.min(tokens, hold.granted - inWindows), steady())
-    inWindows = Math.min(inWindows + tokens, hold.granted)
-    if (meter.counted - checkpointTokens >= CHECKPOINT_TOKENS) checkpoint()
-    write(text)
+    return text
   }
 
-  /** The grant is used up: ask for more, deliver what fits, or stop Ollama and end with `length`. */
-  const handUnderGrant = async (read: Line[], worth: number[], tokens: number) => {
-    // One token is kept back for the end token, which Ollama counts and never shows.
-    const short = deliveredTokens + tokens + 1 - hold.granted
-    const gained = windows.extend(hold, ticket.limits(), 1, Math.max(short, GRANT_STEP), steady())
-    if (gained > 0) {
-      try {
-        await ledger.grant(ticket.id, hold.granted)
-      } catch (cause) {
-        await finish({ outcome: 'failed', error: storageFault(cause) })
-        return
-      }
-      if (ending !== undefined) return
-    }
-    if (gained >= short) {
-      hand(read, tokens)
-      return
-    }
-    let fitting = 0
-    let fittingTokens = 0
-    for (const lineTokens of worth) {
-      if (deliveredTokens + fittingTokens + lineTokens + 1 > hold.granted) break
-      fittingTokens += lineTokens
-      fitting++
-    }
-    meter.discard(tokens - fittingTokens)
-    hand(read.slice(0, fitting), fittingTokens)
-    await finish({ outcome: 'completed', cut: true })
+  const checkpointed = (covered: Covered): undefined | Promise<unknown> => {
+    const committed = covered.lines.length > 0 ? row.beforeDelivery(covered.tokens) : undefined
+    return committed === undefined ? hand(covered) : committed.then(() => hand(covered))
   }
 
-  const deliver = (read: Line[]): void | Promise<void> => {
+  const cover = (read: Line[]): undefined | Promise<unknown> => {
     if (ending !== undefined) return
-    let tokens = 0
-    const worth = read.map(line => {
-      const lineTokens = meter.note(line)
-      tokens += lineTokens
-      return lineTokens
-    })
-    cappedLines -= read.length
-    // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
-    if (cappedLines < 0) capped = false
-    if (capped || deliveredTokens + tokens + 1 <= hold.granted) return hand(read, tokens)
-    return handUnderGrant(read, worth, tokens)
+    const covered = grant.cover(read)
+    return covered instanceof Promise ? covered.then(checkpointed) : checkpointed(covered)
   }
 
-  /** A fault of ours while delivering must still close the row. */
-  const deliverGuarded = (read: Line[]): void | Promise<void> => {
-    const onFault = (error: unknown) => stop(toApiError(error), 'failed')
+  /** Lines that arrived together go out together. A fault of ours on the way must still close the row. */
+  const deliver = (read: Line[]): void | Promise<void> => {
+    const onFault = (error: unknown) => void finish({ outcome: 'failed', error: toApiError(error) })
     try {
-      return deliver(read)?.catch(onFault)
+      return cover(read)?.then(() => undefined, onFault)
     } catch (error) {
       return onFault(error)
     }
+  }
+
+  const receive = (bytes: Uint8Array): void | Promise<void> => {
+    const delivered = deliver(lines.push(bytes))
+    enter('upstream')
+    return delivered
   }
 
   // ---- the end
@@ -346,63 +292,36 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
     const error = 'error' in end ? end.error : undefined
     if (end.outcome !== 'completed' || end.cut) abort.abort(error ?? leftEarly())
     const cost = meter.cost()
-    const durationMs = sinceArrival()
-    const report = (outcome: Outcome | undefined, fault: ApiError | undefined) =>
-      deps.observe({
-        id: ticket.id,
-        userId: ticket.userId,
-        keyId: ticket.keyId,
-        model: job.model,
-        kind: job.kind,
-        outcome,
-        cost,
-        durationMs,
-        error: fault,
-      })
+    const { id, userId, keyId } = ticket
+    const flown = {
+      id,
+      userId,
+      keyId,
+      model: job.model,
+      kind: job.kind,
+      cost,
+      durationMs: row.sinceArrival(),
+    }
     if (!opened) {
       windows.withdraw(hold)
-      report(undefined, error)
-      return { text: '', error, cost }
+      deps.observe({ ...flown, outcome: undefined, error })
+      return { text: '', error: error ?? leftEarly(), cost }
     }
     windows.settle(hold, { prompt: cost.promptTokens, completion: cost.completionTokens }, steady())
     if (end.outcome === 'completed') meter.learn()
-    const row: Closing = {
-      id: ticket.id,
-      userNumber: ticket.userNumber,
-      keyId: ticket.keyId,
-      modelId: ticket.modelId,
-      kind: job.kind,
-      outcome: end.outcome,
-      basis: cost.basis,
-      promptTokens: cost.promptTokens,
-      completionTokens: cost.completionTokens,
-      price: ticket.price,
-      admittedAfterMs: ticket.admittedAfterMs,
-      queueMs,
-      firstTokenMs,
-      durationMs,
-      ...meter.durations(),
-    }
-    try {
-      await ledger.close(row)
-    } catch (cause) {
-      const fault = storageFault(cause)
-      report(end.outcome, fault)
-      return { text: '', error: error ?? fault, cost }
-    }
-    report(end.outcome, error)
-    if (end.outcome !== 'completed') return { text: '', error: error ?? leftEarly(), cost }
+    const unwritten = await row.close(end.outcome, cost, queueMs).then(() => undefined, toApiError)
+    const fault = error ?? unwritten
+    deps.observe({ ...flown, outcome: end.outcome, error: fault })
+    if (end.outcome !== 'completed' || fault !== undefined)
+      return { text: '', error: fault ?? leftEarly(), cost }
     const usage = {
       prompt_tokens: cost.promptTokens,
       completion_tokens: cost.completionTokens,
       total_tokens: cost.promptTokens + cost.completionTokens,
       completion_tokens_details: { reasoning_tokens: cost.reasoningTokens },
     }
-    return {
-      text: writer.endRun(runIndex, end.cut ? 'length' : lastReason) + writer.end(usage),
-      error: undefined,
-      cost,
-    }
+    const text = writer.endRun(runIndex, end.cut ? 'length' : lastReason) + writer.end(usage)
+    return { text, error: undefined, cost }
   }
 
   const settleAndSay = async (end: Ending): Promise<Finished> => {
@@ -411,6 +330,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
     const finished = await settle(end)
     write(finished.error === undefined ? finished.text : writer.fail(finished.error.body))
     out?.terminate()
+    status.resolve()
     return finished
   }
 
@@ -418,9 +338,6 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
     ending ??= settleAndSay(end)
     return ending
   }
-
-  const toEnding = (read: Exclude<Read, { lines: Line[] }>): Ending =>
-    'broken' in read ? { outcome: 'failed', error: read.broken } : { outcome: 'completed', cut: outOfRoom }
 
   /** The client is gone: nobody is told, Ollama stops, the row is closed. */
   const cancel = async () => {
@@ -435,46 +352,53 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
 
   // ---- deadlines
 
-  let commit: (() => void) | undefined
+  /** How long a stream may be quiet before a comment: until it has committed, the patience itself. */
+  let quietMs = PATIENCE_MS
   const forgetTick = deps.ticker.add(() => {
     const at = steady()
+    row.tick()
+    // What a stream has written and nobody has taken: the client is waited for, and Ollama's own timer rests.
+    const unread = out !== undefined && (out.desiredSize ?? 1) <= 0
+    if (unread && phase === 'upstream') phase = 'client'
+    else if (!unread && phase === 'client') enter('upstream')
     const waited = at - phaseSince
-    if (meter.counted > checkpointTokens && at - checkpointAt >= CHECKPOINT_MS) checkpoint()
-    if (phase === 'status' && waited >= deps.timeouts.firstByteMs) {
+    if (phase === 'status' && waited >= timeouts.firstByteMs) {
       void stop(
         new ApiError('upstream_timeout', 'The model server did not begin to answer in time.'),
         'failed',
       )
-    } else if (phase === 'upstream' && waited >= deps.timeouts.upstreamIdleMs) {
+    } else if (phase === 'upstream' && waited >= timeouts.upstreamIdleMs) {
       void stop(
         new ApiError('upstream_timeout', 'The model server fell silent in the middle of the answer.'),
         'failed',
       )
-    } else if (phase === 'client' && job.stream && waited >= deps.timeouts.clientStallMs) {
+    } else if (phase === 'client' && waited >= timeouts.clientStallMs) {
       out?.error(new Error('the client stopped reading'))
       void cancel()
-    } else if (commit !== undefined && at - startedAt >= PATIENCE_MS) {
-      commit()
-    } else if (out !== undefined && phase !== 'client' && at - lastWriteAt >= KEEP_ALIVE_MS) {
+    } else if (
+      job.stream &&
+      at - startedAt >= PATIENCE_MS &&
+      phase !== 'client' &&
+      at - lastWriteAt >= quietMs
+    ) {
+      status.resolve()
+      quietMs = KEEP_ALIVE_MS
       write(KEEP_ALIVE)
     }
   })
-
   // ---- the two ways of answering
 
   /** The whole answer's body. @throws ApiError */
   const collect = async (): Promise<string> => {
-    try {
-      lines = await takeOff()
-    } catch (error) {
-      await finish({ outcome: 'failed', error: toApiError(error) })
-    }
-    while (ending === undefined) {
-      const read = await next()
-      if ('lines' in read) await deliverGuarded(read.lines)
-      else await finish(toEnding(read))
-    }
-    const finished = await ending
+    await fly(async body => {
+      const reader = body.getReader()
+      for (let read = await reader.read(); !read.done && ending === undefined; read = await reader.read()) {
+        await receive(read.value)
+        if (ending !== undefined) break
+      }
+      reader.releaseLock()
+    })
+    const finished = await finish({ outcome: 'failed', error: brokeOff('the runs ended without an ending') })
     if (finished.error === undefined) return finished.text
     throw toAnswer(finished, finished.error)
   }
@@ -484,72 +408,24 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
    * @throws ApiError while a real status can still be given.
    */
   const stream = async (): Promise<ReadableStream<Uint8Array>> => {
-    const airborne = takeOff()
-    const late = new Promise<'late'>(resolve => {
-      commit = () => resolve('late')
-    })
-    const first = await Promise.race([airborne.then(() => 'airborne' as const), late]).catch(async error => {
-      const fault = toApiError(error)
-      const finished = await finish({ outcome: 'failed', error: fault })
-      throw toAnswer(finished, finished.error ?? fault)
-    })
-    commit = undefined
-    const source = new ReadableStream<Line[]>(
-      {
-        async pull(controller) {
-          const read = await airborne.then(
-            started => {
-              if (runIndex === 0 && lines === undefined) lines = started
-              return next()
-            },
-            error => ({ broken: toApiError(error) }),
-          )
-          if ('lines' in read) {
-            controller.enqueue(read.lines)
-            return
-          }
-          last = toEnding(read)
-          controller.close()
-        },
-      },
-      { highWaterMark: 0 },
-    )
-    let last: Ending = { outcome: 'cancelled' }
-    const transformer: Transformer<Line[], Uint8Array> & { cancel: () => Promise<void> } = {
+    const transformer: Transformer<Uint8Array, Uint8Array> & { cancel: () => Promise<void> } = {
       start(controller) {
         out = controller
-        if (first === 'late') write(KEEP_ALIVE)
       },
-      transform: deliverGuarded,
-      async flush() {
-        await finish(last)
-      },
+      transform: receive,
       cancel,
     }
-    return source.pipeThrough(new TransformStream(transformer))
+    // One chunk may wait to be taken: that it does is how the deadlines know of a client that has stopped reading.
+    const { readable, writable } = new TransformStream(transformer, undefined, { highWaterMark: 1 })
+    // The endings are ours to write: neither the end of a run nor Ollama's death may close or break what the client reads.
+    const keepOpen = { preventClose: true, preventAbort: true, preventCancel: true }
+    void fly(body => body.pipeTo(writable, keepOpen))
+    await status.promise
+    const finished = await ending
+    if (finished?.error !== undefined) throw toAnswer(finished, finished.error)
+    return readable
   }
 
   return { collect, stream, cancel, stop }
 }
 export type Flight = ReturnType<typeof createFlight>
-
-const toApiError = (error: unknown): ApiError =>
-  error instanceof ApiError
-    ? error
-    : new ApiError('internal', 'The server failed to answer this request.', { cause: error })
-
-const storageFault = (cause: unknown) =>
-  new ApiError(
-    'storage_full',
-    'The usage record could not be written, so the request was not run. Please try again later.',
-    {
-      cause,
-      headers: { 'retry-after': '5' },
-    },
-  )
-
-/** What was charged, if only for its prompt, an SDK must not repeat by itself. */
-const toAnswer = ({ cost }: Finished, error: ApiError) => {
-  if (cost.promptTokens + cost.completionTokens > 0) error.headers['x-should-retry'] = 'false'
-  return error
-}

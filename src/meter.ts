@@ -182,3 +182,4 @@ export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) =>
     },
   }
 }
+export type Meter = ReturnType<typeof createMeter>

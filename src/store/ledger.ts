@@ -77,6 +77,8 @@ export interface Ledger {
   grant(id: number, completionPromised: number): Promise<void>
   /** With the next group; nobody waits. */
   checkpoint(point: Checkpoint): void
+  /** Resolves when what was handed in so far, checkpoints too, is committed; rejects when it could not be. */
+  committed(): Promise<void>
   /**
    * Resolves when the row is committed. Rejects when it could not be now; the row is kept and tried again until it is
    * committed, so that nothing is lost.
@@ -189,6 +191,7 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
     noteLearnt(modelId, text) {
       batch.learnt.push({ modelId, text })
     },
+    committed,
     async drain() {
       await committed().catch(deps.onFault)
     },

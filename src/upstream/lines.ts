@@ -1,29 +1,34 @@
 /**
- * The lines of one run, total: `next` never throws for what Ollama does. A reset, a truncated body, garbage, an error
- * line, an end with neither `done` nor error: each becomes one `Broken` value (ollama-api.md §2.8).
+ * The lines of one run, total: whatever Ollama sends, `push` and `end` never throw. An error line, garbage, an end with
+ * neither `done` nor error: each becomes one `fault` (ollama-api.md §2.8).
  */
 import { ApiError } from '../errors.ts'
 import { createLineDecoder, LineError } from '../wire/framing.ts'
 import type { Line, OllamaPath } from '../wire/ollama.ts'
 import { toStreamFault } from './faults.ts'
 
-/** What one read brought: lines that arrived together, or the end. */
-export type Read = { lines: Line[] } | { broken: ApiError } | { ended: true }
-
 /** Ollama limits one runner event to 8 MB; embeddings are one object, 2,048 vectors of 8,192 numbers at the most. */
 const LINE_BYTES_MAX = 9 * 1024 * 1024
 const EMBEDDINGS_BYTES_MAX = 256 * 1024 * 1024
 
-const brokeOff = (cause: unknown) =>
+/** Ollama's death in the middle of an answer: a reset, a body cut short, an end without a `done` line. */
+export const brokeOff = (cause: unknown) =>
   new ApiError('upstream', 'The model server broke off in the middle of the answer.', { cause })
 
 const unreadable = (cause: unknown) =>
   new ApiError('upstream', 'The model server sent something unreadable.', { cause })
 
-/**
- * @returns `next`, which resolves with what the next read brought. After `broken` or `ended` it must not be called again.
- */
-export const createLines = (reader: ReadableStreamDefaultReader<Uint8Array>, path: OllamaPath) => {
+export interface Lines {
+  /** The lines that these bytes complete, up to the one that ends the run. */
+  push(bytes: Uint8Array): Line[]
+  /** The body has ended: the last line, which may lack its newline. A run that is not done then has a fault. */
+  end(): Line[]
+  /** Its last line was seen: the only proof that the run is complete. */
+  readonly done: boolean
+  readonly fault: ApiError | undefined
+}
+
+export const createLines = (path: OllamaPath): Lines => {
   const decoder = createLineDecoder({
     lineBytesMax: path === '/api/embed' ? EMBEDDINGS_BYTES_MAX : LINE_BYTES_MAX,
   })
@@ -32,6 +37,7 @@ export const createLines = (reader: ReadableStreamDefaultReader<Uint8Array>, pat
 
   /** Lines up to the first that ends the run; what follows a `done` line is not part of the answer. */
   const accept = (lines: Line[]): Line[] => {
+    if (done || fault !== undefined) return []
     for (const [index, line] of lines.entries()) {
       if (line.error !== undefined) {
         fault = toStreamFault(String(line.error))
@@ -45,41 +51,30 @@ export const createLines = (reader: ReadableStreamDefaultReader<Uint8Array>, pat
     return lines
   }
 
-  /** After a whole answer the rest of the body is read, so that the connection can serve the next request. */
-  const end = (): Read => {
-    if (fault === undefined) {
-      reader
-        .read()
-        .then(rest => (rest.done ? undefined : reader.cancel()))
-        .catch(() => undefined)
-      return { ended: true }
-    }
-    reader.cancel().catch(() => undefined)
-    return { broken: fault }
-  }
-
-  const read = async (): Promise<Line[]> => {
+  const decode = (read: () => Line[]): Line[] => {
     try {
-      const { done: closed, value } = await reader.read()
-      const lines = accept(closed ? decoder.end() : decoder.push(value))
-      if (closed && !done) fault ??= brokeOff('the body ended without a done line')
-      return lines
+      return accept(read())
     } catch (cause) {
+      if (!(cause instanceof LineError)) throw cause
       // What came whole before the garbage was sent and is billed.
-      const before = cause instanceof LineError ? accept(cause.before) : []
-      fault ??= cause instanceof LineError ? unreadable(cause) : brokeOff(cause)
+      const before = accept(cause.before)
+      if (!done) fault ??= unreadable(cause)
       return before
     }
   }
 
   return {
-    async next(): Promise<Read> {
-      while (!done && fault === undefined) {
-        const lines = await read()
-        if (lines.length > 0) return { lines }
-      }
-      return end()
+    push: bytes => decode(() => decoder.push(bytes)),
+    end() {
+      const lines = decode(() => decoder.end())
+      if (!done) fault ??= brokeOff('the body ended without a done line')
+      return lines
+    },
+    get done() {
+      return done
+    },
+    get fault() {
+      return fault
     },
   }
 }
-export type Lines = ReturnType<typeof createLines>

@@ -14,7 +14,7 @@ export type InstalledModel = { name: string; modifiedAtMs: number }
 
 /** Ollama's answer to a generating request, its status known. */
 export type Answer =
-  | { ok: true; reader: ReadableStreamDefaultReader<Uint8Array> }
+  | { ok: true; body: ReadableStream<Uint8Array> }
   | { ok: false; status: number; text: string }
 
 export interface Upstream {
@@ -156,7 +156,7 @@ export const createUpstream = ({ baseUrl, fetch, now }: UpstreamDeps): Upstream 
     async generate(path, body, signal) {
       const response = await post(path, body, signal)
       if (!response.ok || response.body === null) return refusalOf(response)
-      return { ok: true, reader: response.body.getReader() as ReadableStreamDefaultReader<Uint8Array> }
+      return { ok: true, body: response.body as ReadableStream<Uint8Array> }
     },
     async models() {
       const answer = await get('/api/tags', CATALOGUE_TIMEOUT_MS)

@@ -178,7 +178,7 @@ for (const [name, death] of Object.entries(deaths)) {
     ollama.next(say('one'), say('two'), pause(), death)
     const pending = proxy.call('/v1/chat/completions', { key, json: { model: 'm', messages: hello } })
     await ollama.reached()
-    await proxy.turns(100)
+    await proxy.turns(30)
     ollama.resume()
     const answer = await pending
     expect(answer.status).toBe(502)

@@ -111,10 +111,9 @@ export const startProxy = async ({
     },
     /** Resolves when the condition holds: looked at after each turn of the event loop, never by waiting a time. */
     until: untilTrue,
-    /** Lets the event loop turn so often: what has arrived on a socket is read by then. */
-    async turns(count: number) {
-      let left = count
-      await untilTrue(() => left-- === 0)
+    /** Gives sockets and threads so many milliseconds of their own, where nothing tells when they are done. */
+    async turns(milliseconds: number) {
+      for (let turn = 0; turn < milliseconds; turn++) await Bun.sleep(1)
     },
     /** Resolves when no request is in flight: every row is closed. */
     settled: () => untilTrue(() => server.inFlight === 0),
