@@ -142,6 +142,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
   let lines: Lines
   /** How Ollama ended the last run; its finish chunk is held back until the row is closed. */
   let lastReason: string | undefined
+  let lastText = ''
   let ending: Promise<Finished> | undefined
   const isLastRun = () => runIndex === job.runs.length - 1
 
@@ -232,18 +233,25 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
 
   // ---- delivery
 
+  /** Nothing comes after these lines: their text leaves together with the end, when the row is closed. */
+  const isEnd = (cut: boolean) => cut || (lines.done && isLastRun())
+
   const hand = ({ lines: covered, tokens, cut }: Covered): undefined | Promise<unknown> => {
     if (ending !== undefined) return
+    let text = ''
     if (covered.length > 0) {
       // The prompts of later runs are not read yet: all stay reserved until the last run's first line.
       if (isLastRun()) windows.promptDelivered(hold, steady())
       grant.deliver(tokens, job.stream)
-      write(toText(covered))
+      row.noteFirstToken()
+      text = toText(covered)
     }
-    if (cut) return finish({ outcome: 'completed', cut })
-    if (lines.fault !== undefined) return finish({ outcome: 'failed', error: lines.fault })
-    if (lines.done && isLastRun()) return finish({ outcome: 'completed', cut: false })
-    return undefined
+    if (isEnd(cut)) {
+      lastText = text
+      return finish({ outcome: 'completed', cut })
+    }
+    write(text)
+    return lines.fault === undefined ? undefined : finish({ outcome: 'failed', error: lines.fault })
   }
 
   const toText = (covered: Line[]): string => {
@@ -258,7 +266,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
   }
 
   const checkpointed = (covered: Covered): undefined | Promise<unknown> => {
-    const committed = covered.lines.length > 0 ? row.beforeDelivery(covered.tokens) : undefined
+    const committed = job.stream && !isEnd(covered.cut) ? row.beforeDelivery(covered.tokens) : undefined
     return committed === undefined ? hand(covered) : committed.then(() => hand(covered))
   }
 
@@ -320,7 +328,8 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       total_tokens: cost.promptTokens + cost.completionTokens,
       completion_tokens_details: { reasoning_tokens: cost.reasoningTokens },
     }
-    const text = writer.endRun(runIndex, end.cut ? 'length' : lastReason) + writer.end(usage)
+    const reason = end.cut ? 'length' : lastReason
+    const text = lastText + writer.endRun(runIndex, reason) + writer.end(usage)
     return { text, error: undefined, cost }
   }
 
@@ -398,7 +407,8 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
       }
       reader.releaseLock()
     })
-    const finished = await finish({ outcome: 'failed', error: brokeOff('the runs ended without an ending') })
+    // Every way out of `fly` has set an ending.
+    const finished = await (ending ?? finish({ outcome: 'failed', error: brokeOff('no ending') }))
     if (finished.error === undefined) return finished.text
     throw toAnswer(finished, finished.error)
   }

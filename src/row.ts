@@ -63,12 +63,14 @@ export const createRow = ({ ledger, meter, steady }: RowDeps, job: Job, ticket: 
         }),
       )
     },
+    noteFirstToken() {
+      firstTokenMs ??= sinceArrival()
+    },
     /**
      * Before lines are delivered: a checkpoint where one is due. Lines that arrived together and are worth more than a
      * crash may lose wait until it is committed.
      */
     beforeDelivery(tokens: number): Promise<void> | undefined {
-      firstTokenMs ??= sinceArrival()
       if (meter.counted - checkpointTokens < CHECKPOINT_TOKENS) return undefined
       checkpoint()
       return tokens > CHECKPOINT_TOKENS ? orStorageFault(ledger.committed()) : undefined
