@@ -1,6 +1,7 @@
 /**
- * Reports off the event loop: what takes under two milliseconds is read in process, all else in one Worker with a
- * connection of its own, so that no report stops the streams. The Worker sees the last commit.
+ * Reports off the event loop: what takes under two milliseconds is read in process, all else in a Worker with a
+ * connection of its own, so that no report stops the streams. The Worker sees the last commit. The admin's sums over
+ * all users, which can take seconds, have a second one, so that no client waits behind them.
  */
 import { Worker } from 'node:worker_threads'
 import { ReportFault } from '../store/report-parts.ts'
@@ -23,6 +24,7 @@ export const createReports = (database: OpenDatabase): Reports & { close: () => 
   const here = createTextReports(database.db)
   if (database.path === ':memory:') return { ...here, close: async () => {} }
   const { ask, close } = createReader(database.path)
+  const sums = createReader(database.path)
   return {
     usage: (userNumber, bounds) =>
       bounds.fromMs === undefined && bounds.toMs === undefined
@@ -34,15 +36,18 @@ export const createReports = (database: OpenDatabase): Reports & { close: () => 
       query.model === undefined && query.outcome === undefined
         ? here.history(userNumber, query)
         : ask('history', userNumber, query),
-    buckets: query => ask('buckets', query),
+    buckets: query => sums.ask('buckets', query),
     exportPage: (query, format, after) => ask('exportPage', query, format, after),
     userNumber: here.userNumber,
-    close,
+    async close() {
+      await Promise.all([close(), sums.close()])
+    },
   }
 }
 
 type Ask = <M extends Method>(method: M, ...args: Parameters<Reports[M]>) => ReturnType<Reports[M]>
 
+/** One Worker, started by its first question. */
 const createReader = (path: string): { ask: Ask; close: () => Promise<void> } => {
   const waiting = new Map<number, Waiter>()
   let asked = 0
@@ -75,7 +80,6 @@ const createReader = (path: string): { ask: Ask; close: () => Promise<void> } =>
     started.unref()
     return started
   }
-  worker = start()
 
   return {
     ask: ((method: Method, ...args: unknown[]) => {

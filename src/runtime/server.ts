@@ -11,6 +11,7 @@ import { createLedger } from '../store/ledger.ts'
 import { recent } from '../store/recovery.ts'
 import { createStore } from '../store/store.ts'
 import { createTicker, TICK_MS } from '../ticker.ts'
+import { startCheckpoints } from './checkpoint.ts'
 import { type OpenDatabase, openDatabase } from './database.ts'
 import { createImageFetcher } from './fetch-image.ts'
 import { sniffImageType } from './image-type.ts'
@@ -111,11 +112,12 @@ export const startServer = async (
   const database = openDatabase({ path: config.databasePath, synchronous: config.sqliteSynchronous, nowMs })
   const store = createStore(database.db)
   const reports = createReports(database)
+  const checkpoints = startCheckpoints(database)
   const windows = createMemoryWindows()
   rebuildWindows(windows, database, nowMs, clock.steady())
   const ledger = createLedger({
     commit: database.commit,
-    soon: setImmediate,
+    soon: checkpoints.soon,
     later: (delayMs, task) => void setTimeout(task, delayMs),
     onFault: cause => log.error({ cause }, 'the ledger could not be written'),
   })
@@ -168,6 +170,7 @@ export const startServer = async (
     server = listen(config, app.fetch)
   } catch (error) {
     await reports.close()
+    await checkpoints.close()
     database.close()
     throw error
   }
@@ -196,6 +199,7 @@ export const startServer = async (
       stopRetention()
       clearInterval(timer)
       await reports.close()
+      await checkpoints.close()
       database.close()
     },
   }

@@ -69,7 +69,7 @@ const partsOf = (range: TimeRange, width: BucketWidth, groupBy: readonly Groupin
   const { first, end, edges } = splitRange(range, fromHours ? HOUR_MS : DAY_MS)
   const rows = edges.flatMap(edge => rowParts(edge))
   if (first >= end) return rows
-  return [fromHours ? hourPart(first, end) : dayPart(first, end), ...rows]
+  return [fromHours ? hourPart(first, end) : dayPart(first, end, groupBy.includes('model')), ...rows]
 }
 
 /** One page of buckets, aligned to UTC. */

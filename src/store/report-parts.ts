@@ -63,7 +63,9 @@ export const refuseCutHours = (archived: TimeRange | undefined, range: TimeRange
   if (cuts(range.toMs)) throw new ReportFault('to', message('to'))
 }
 
-const sumsOfCell = sql.raw('requests, prompt_tokens, completion_tokens, cost_micro, cost_pico, gpu_us')
+const sums = ['requests', 'prompt_tokens', 'completion_tokens', 'cost_micro', 'cost_pico', 'gpu_us']
+const sumsOfCell = sql.raw(sums.join(', '))
+const sumsOfCells = sql.raw(sums.map(name => `sum(${name}) as ${name}`).join(', '))
 
 /** Single rows: those kept, and the hourly sums of those gone. `whose` narrows both. */
 export const rowParts = ({ fromMs, toMs }: TimeRange, whose: SQL = sql`true`): SQL[] => [
@@ -79,10 +81,17 @@ export const hourPart = (first: number, end: number): SQL =>
   sql`select hour * ${sql.raw(String(HOUR_MS))} as start_ms, null as user_number, null as key_id, model_id, ${sumsOfCell}
       from usage_by_hour where hour >= ${first} and hour < ${end}`
 
-/** Whole days of all users by user and model. */
-export const dayPart = (first: number, end: number): SQL =>
-  sql`select day * ${sql.raw(String(DAY_MS))} as start_ms, user_number, null as key_id, model_id, ${sumsOfCell}
-      from usage_by_day where day >= ${first} and day < ${end}`
+/**
+ * Whole days of all users, by user and model, or by user alone: summed up in the order in which the cells lie, which
+ * is half the work of sorting all of them.
+ */
+export const dayPart = (first: number, end: number, byModel: boolean): SQL => {
+  const of = sql`from usage_by_day where day >= ${first} and day < ${end}`
+  const cell = sql`select day * ${sql.raw(String(DAY_MS))} as start_ms, user_number, null as key_id`
+  return byModel
+    ? sql`${cell}, model_id, ${sumsOfCell} ${of}`
+    : sql`${cell}, null as model_id, ${sumsOfCells} ${of} group by day, user_number`
+}
 
 /** Whole days of one user: one seek a day, as the roll-up is led by the day. */
 export const userDayPart = (first: number, end: number, userNumber: number): SQL =>

@@ -3,7 +3,7 @@
  *
  * Instants are epoch milliseconds, money is whole 10^-12 units of the currency, held in two columns
  * (`micro`: whole 10^-6 units, `pico`: the rest, below 1,000,000) so that no sum can overflow 64 bits.
- * Names (users, models) stand once; ledger rows hold integers: 63 bytes a row at ten million rows.
+ * Names (users, models) stand once; ledger rows hold integers: 75 bytes a row at ten million rows.
  */
 import { index, integer, primaryKey, sqliteTable, text } from 'drizzle-orm/sqlite-core'
 

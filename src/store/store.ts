@@ -1,5 +1,5 @@
 /** What the rest asks of the database, apart from the ledger's hot path: a few functions, each one atomic statement. */
-import { and, desc, eq, inArray, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, inArray, isNotNull, lt, type SQLWrapper, sql } from 'drizzle-orm'
 import type { Limits } from '../limits/admission.ts'
 import { atomically, type SyncDatabase } from './database.ts'
 import { createKeyStore, insertKey } from './keys.ts'
@@ -166,7 +166,7 @@ export const createStore = (db: SyncDatabase): Store => {
     db.select(userColumns).from(users).innerJoin(rateLimits, eq(rateLimits.userId, users.userId))
 
   /** The names go with the user: what is left of a key is its number, which ledger rows refer to. */
-  const bury = (numbers: number[], nowMs: number) => {
+  const bury = (numbers: number[] | SQLWrapper, nowMs: number) => {
     db.update(userNumbers).set({ deletedAt: nowMs }).where(inArray(userNumbers.number, numbers)).run()
     db.update(apiKeys)
       .set({ hash: null, prefix: '', name: null, revokedAt: nowMs })
@@ -176,12 +176,12 @@ export const createStore = (db: SyncDatabase): Store => {
   }
 
   /** A crash in the midst is made good at the next start (see recovery.ts). */
-  const erasePreviews = async (userNumber: number) => {
+  const erasePreviews = async (numbers: number[] | SQLWrapper) => {
     for (;;) {
       const some = db
         .select({ id: promptPreviews.id })
         .from(promptPreviews)
-        .where(eq(promptPreviews.userNumber, userNumber))
+        .where(inArray(promptPreviews.userNumber, numbers))
         .limit(PREVIEWS_ERASED)
       const erased = await db
         .delete(promptPreviews)
@@ -232,20 +232,21 @@ export const createStore = (db: SyncDatabase): Store => {
         if (user !== undefined) bury([user.number], nowMs)
         return user?.number
       })
-      if (number !== undefined) await erasePreviews(number)
+      if (number !== undefined) await erasePreviews([number])
       return number
     },
     async deleteAllUsers(nowMs) {
       const numbers = atomically(db, () => {
-        const all = db
-          .select({ number: users.number })
-          .from(users)
-          .all()
-          .map(user => user.number)
-        for (const number of all) bury([number], nowMs)
+        const living = db.select({ number: users.number }).from(users)
+        const all = living.all().map(user => user.number)
+        bury(living, nowMs)
         return all
       })
-      for (const number of numbers) await erasePreviews(number)
+      const deleted = db
+        .select({ number: userNumbers.number })
+        .from(userNumbers)
+        .where(isNotNull(userNumbers.deletedAt))
+      await erasePreviews(deleted)
       return numbers
     },
     async updateLimits(userId, change) {

@@ -74,6 +74,17 @@ describe('reports from the Worker', () => {
     },
   )
 
+  test('a client waits for none of the sums that the admin asks for', async () => {
+    const order: string[] = []
+    const range = { fromMs: T0, toMs: T0 + 3 * DAY }
+    const sums = Array.from({ length: 100 }, () =>
+      reports.buckets({ ...range, width: '1m', groupBy: ['api_key_id'] }).then(() => order.push('sums')),
+    )
+    await reports.usage(1, { fromMs: T0 }).then(() => order.push('usage'))
+    await Promise.all(sums)
+    expect(order.at(-1)).toBe('sums')
+  })
+
   test('fail, rather than hang, once closed', async () => {
     const other = createReports(database)
     const asked = other.buckets({ fromMs: T0, toMs: T0 + DAY, width: '1h', groupBy: [] })
