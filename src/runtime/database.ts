@@ -38,6 +38,8 @@ export type OpenDatabase = {
 }
 
 const BUSY_TIMEOUT_MS = 5000
+/** How far ahead of the clock a row may be and still count: a clock that was put back meanwhile. */
+export const CLOCK_ERROR_MS = 2 * 3_600_000
 /** A log that grew in a rush is cut back to this when it starts anew. */
 const LOG_KEPT_BYTES = 64 * 1024 * 1024
 
@@ -63,7 +65,7 @@ export const openDatabase = (settings: DatabaseSettings): OpenDatabase => {
       path,
       commit: createCommit(db),
       recovered,
-      lastId: lastId(db),
+      lastId: lastId(db, settings.nowMs + CLOCK_ERROR_MS),
       close() {
         // Statements that are still alive keep a closed connection from doing this itself.
         opened.run('pragma wal_checkpoint(truncate)')

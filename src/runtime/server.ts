@@ -12,7 +12,7 @@ import { recent } from '../store/recovery.ts'
 import { createStore } from '../store/store.ts'
 import { createTicker, TICK_MS } from '../ticker.ts'
 import { startCheckpoints } from './checkpoint.ts'
-import { type OpenDatabase, openDatabase } from './database.ts'
+import { CLOCK_ERROR_MS, type OpenDatabase, openDatabase } from './database.ts'
 import { createImageFetcher } from './fetch-image.ts'
 import { sniffImageType } from './image-type.ts'
 import { createReports } from './reader.ts'
@@ -63,6 +63,8 @@ const rebuildWindows = (windows: WindowStore, { db }: OpenDatabase, nowMs: numbe
   // The past is told in wall time; the windows live in steady time, from now on.
   const shift = steadyMs - nowMs
   for (const { user, admittedMs, endedMs, tokens } of recent(db, nowMs - DAY_MS)) {
+    // A row of the far future is from a clock that was wrong once; it must not lock its user out at every start.
+    if (admittedMs > nowMs + CLOCK_ERROR_MS) continue
     windows.recall({ user, admittedMs: admittedMs + shift, endedMs: endedMs + shift, tokens }, steadyMs)
   }
 }

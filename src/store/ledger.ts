@@ -54,6 +54,7 @@ export type Closing = {
   evalUs: number
 }
 
+/** `atMs`: milliseconds since the request's arrival. */
 export type Checkpoint = { id: number; promptCounted: number; completionCounted: number; atMs: number }
 
 /** One transaction's worth of writes. */

@@ -1,5 +1,5 @@
 /** What a start owes to a crash: the requests it cut off are closed, and nothing that was used comes back. */
-import { desc, inArray, isNotNull, lt, sql } from 'drizzle-orm'
+import { desc, inArray, isNotNull, lt, lte, sql } from 'drizzle-orm'
 import { firstIdAt, startedMs } from '../ids.ts'
 import { createCloser } from './commit.ts'
 import { atomically, type SyncDatabase } from './database.ts'
@@ -35,7 +35,7 @@ const toRecovered = (row: OpenRow): Closing => ({
   admittedAfterMs: row.admittedAfterMs,
   queueMs: row.queueMs,
   firstTokenMs: null,
-  durationMs: Math.max(row.admittedAfterMs, row.checkpointMs - startedMs(row.id)),
+  durationMs: Math.max(row.admittedAfterMs, row.checkpointMs),
   loadUs: 0,
   promptEvalUs: 0,
   evalUs: 0,
@@ -134,18 +134,31 @@ const recentRows = function* (db: SyncDatabase, hour: number, sinceMs: number): 
   }
 }
 
-/** The largest number that a request ever had; the next one must be larger, whatever the clock says. */
-export const lastId = (db: SyncDatabase): number => {
-  const closed = db.select({ id: usage.id }).from(usage).orderBy(desc(usage.id)).limit(1).all()
+/**
+ * The largest number that a request has had up to `latestMs`; the next one must be larger, also when the clock steps
+ * back. What lies further ahead is from a clock that was wrong once: going on from there would date every later row
+ * in that future.
+ */
+export const lastId = (db: SyncDatabase, latestMs = 8_000_000_000_000): number => {
+  const bound = Math.floor(firstIdAt(latestMs))
+  const closed = db
+    .select({ id: usage.id })
+    .from(usage)
+    .where(lte(usage.id, bound))
+    .orderBy(desc(usage.id))
+    .limit(1)
+    .all()
   const open = db
     .select({ id: openRequests.id })
     .from(openRequests)
+    .where(lte(openRequests.id, bound))
     .orderBy(desc(openRequests.id))
     .limit(1)
     .all()
   const archived = db
     .select({ hour: usageArchive.hour })
     .from(usageArchive)
+    .where(lte(usageArchive.hour, Math.floor(latestMs / HOUR_MS)))
     .orderBy(desc(usageArchive.hour))
     .limit(1)
     .all()

@@ -100,7 +100,7 @@ export const openRequests = sqliteTable('open_requests', {
   /** Reserved: the prompt's estimate, and all output granted so far. */
   promptPromised: integer().notNull(),
   completionPromised: integer().notNull(),
-  /** What a crash is billed: what was delivered by the last checkpoint (`checkpointMs`; 0: none yet), counted by us. */
+  /** What a crash is billed: what was delivered by the last checkpoint, `checkpointMs` after its arrival (0: none yet), counted by us. */
   promptCounted: integer().notNull(),
   completionCounted: integer().notNull(),
   checkpointMs: integer().notNull(),

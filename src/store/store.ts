@@ -108,7 +108,7 @@ export interface Store {
   priceHistory(model?: string): Promise<PriceChange[]>
   /** What was learnt per model name. */
   listLearnt(): Promise<{ model: string; text: string }[]>
-  /** A write that is rolled back, for /health: throws when the database fails. */
+  /** A real, tiny write, for /health: throws when the database can't be written. */
   probe(): Promise<void>
 }
 
@@ -279,15 +279,8 @@ export const createStore = (db: SyncDatabase): Store => {
         .innerJoin(models, eq(models.id, modelStats.modelId))
     },
     async probe() {
-      const undo = new Error('rolled back')
-      try {
-        atomically(db, () => {
-          db.insert(userNumbers).values({}).run()
-          throw undo
-        })
-      } catch (error) {
-        if (error !== undo) throw error
-      }
+      // Rewrites a number in the file's header that nothing uses: a write that is rolled back would not see a full disk.
+      await db.run(sql`pragma user_version = 0`)
     },
   }
 }

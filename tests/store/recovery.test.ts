@@ -10,7 +10,7 @@ describe('after a crash', () => {
     const { db, store, commit } = openMemory()
     const id = idAt(T0)
     commit(batch({ open: [opening({ id, price: { input: 2, output: 3 } })] }))
-    commit(batch({ checkpoint: [{ id, promptCounted: 12, completionCounted: 16, atMs: T0 + 900 }] }))
+    commit(batch({ checkpoint: [{ id, promptCounted: 12, completionCounted: 16, atMs: 900 }] }))
     expect(recover(db, T0 + 5000)).toBe(1)
     expect(recover(db, T0 + 6000)).toBe(0)
     expect(db.select().from(usage).all()).toEqual([
@@ -32,7 +32,7 @@ describe('after a crash', () => {
     const { db, commit } = openMemory()
     const id = idAt(T0)
     commit(batch({ open: [opening({ id, promptPromised: 20, completionPromised: 512 })] }))
-    commit(batch({ checkpoint: [{ id, promptCounted: 12, completionCounted: 16, atMs: T0 + 900 }] }))
+    commit(batch({ checkpoint: [{ id, promptCounted: 12, completionCounted: 16, atMs: 900 }] }))
     recover(db, T0 + 5000)
     expect([...recent(db, T0 - DAY)]).toEqual([
       { user: 1, admittedMs: T0 + 1, endedMs: T0 + 900, tokens: 0 },
