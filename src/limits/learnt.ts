@@ -129,19 +129,27 @@ export const createLearnt = (
     keepText(name, model.toText())
   }
 
+  /** The model, among the most recent ones from now on. */
+  const keep = (name: string): Model => {
+    const known = models.get(name)
+    if (known !== undefined) {
+      models.delete(name)
+      models.set(name, known)
+      return known
+    }
+    forgetOldest()
+    const model: Model = createModel(texts.get(name), () => save(name, model))
+    texts.delete(name)
+    models.set(name, model)
+    return model
+  }
+
   return {
     of(name) {
-      const known = models.get(name)
-      if (known !== undefined) {
-        models.delete(name)
-        models.set(name, known)
-        return known
-      }
-      forgetOldest()
-      const model: Model = createModel(texts.get(name), () => save(name, model))
-      texts.delete(name)
-      models.set(name, model)
-      return model
+      if (models.has(name) || texts.has(name)) return keep(name)
+      // Nothing is kept of a name until it has answered: names are the clients' to invent.
+      const unlearnt = createModel(undefined, () => {})
+      return { ...unlearnt, learn: observation => keep(name).learn(observation) }
     },
     flush() {
       for (const [name, model] of models) save(name, model)

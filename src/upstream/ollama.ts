@@ -40,6 +40,7 @@ export type UpstreamDeps = {
 
 const ERROR_TEXT_MAX = 64 * 1024
 const FACTS_TTL_MS = 60_000
+const UNKNOWN_TTL_MS = 2000
 const FACTS_MAX = 1000
 const PROBE_TIMEOUT_MS = 3000
 const CATALOGUE_TIMEOUT_MS = 10_000
@@ -172,8 +173,8 @@ export const createUpstream = ({ baseUrl, fetch, now }: UpstreamDeps): Upstream 
       const value = lookUp(model)
       if (facts.size >= FACTS_MAX) facts.clear()
       facts.set(model, { value, untilMs: now() + FACTS_TTL_MS })
-      // Only what Ollama knows is kept: a model pulled a second later must be found at once.
-      if ((await value) === undefined) facts.delete(model)
+      // What Ollama doesn't know is kept for a moment only: a model that is pulled now must be found soon.
+      if ((await value) === undefined) facts.set(model, { value, untilMs: now() + UNKNOWN_TTL_MS })
       return value
     },
     async version() {

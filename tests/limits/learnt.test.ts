@@ -78,13 +78,24 @@ test('a thousand models are kept; the least recently used makes room, is saved, 
   const learnt = createLearnt([], saved.onLearnt)
   for (let i = 0; i < 8; i++) finish(learnt.of('first'), next)
   for (let i = 0; i < 8; i++) finish(learnt.of('second'), next)
-  for (let i = 0; i < 998; i++) learnt.of(`model-${i}`)
+  for (let i = 0; i < 998; i++) finish(learnt.of(`model-${i}`), next)
   learnt.of('first')
   expect(saved.models).toEqual([])
-  learnt.of('one more')
+  finish(learnt.of('one more'), next)
   expect(saved.models).toEqual(['second'])
   expect(learnt.of('second').usualAnswer()).toBe(94)
   expect(learnt.of('first').usualAnswer()).toBe(94)
+})
+
+test('names that never answered keep nothing and push nobody out', () => {
+  const saved = createSaved()
+  const next = createTraffic(3)
+  const learnt = createLearnt([], saved.onLearnt)
+  for (let i = 0; i < 8; i++) finish(learnt.of('known'), next)
+  const usual = learnt.of('known').usualAnswer()
+  for (let i = 0; i < 3000; i++) learnt.of(`invented-${i}`).estimatePrompt(measurePrompt(next()))
+  expect(saved.models).toEqual([])
+  expect(learnt.of('known').usualAnswer()).toBe(usual)
 })
 
 test('thinking under a format, of which Ollama reports the second run only, teaches nothing', () => {
