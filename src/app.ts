@@ -140,6 +140,7 @@ export const createApp = (deps: Deps) => {
     ...deps,
     imageTypes: config.imageTypes,
     imageBytesMax: config.imageBytesMax,
+    bodyBytesMax: config.bodyBytesMax,
   })
   const metered = {
     learnt: deps.learnt,

@@ -96,6 +96,9 @@ const PATIENCE_MS = 8000
 /** Clients and proxies give up on silence; a comment this often keeps them (openai-api.md §2.5). */
 const KEEP_ALIVE_MS = 10_000
 
+/** How long a body may stay open after the last line of its run. */
+const READ_OUT_MS = 5000
+
 const encoder = new TextEncoder()
 
 /** Nobody reads it: it ends the work of a client that is gone. */
@@ -110,12 +113,6 @@ const toApiError = (error: unknown): ApiError =>
 const toAnswer = ({ cost }: Finished, error: ApiError) => {
   if (cost.promptTokens + cost.completionTokens > 0) error.headers['x-should-retry'] = 'false'
   return error
-}
-
-/** After a whole answer the rest of its body is read, so that the connection can serve the next request. */
-const readOut = async (body: ReadableStream<Uint8Array>) => {
-  const reader = body.getReader()
-  while (!(await reader.read()).done);
 }
 
 export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt: ModelLearnt) => {
@@ -205,6 +202,22 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
     return answer.body
   }
 
+  /**
+   * After a whole answer the rest of its body is read, so that the connection can serve the next request; a body that
+   * stays open is let go.
+   */
+  const readOut = (body: ReadableStream<Uint8Array>) => {
+    const doneAt = steady()
+    const forget = deps.ticker.add(() => {
+      if (steady() - doneAt >= READ_OUT_MS) abort.abort(leftEarly())
+    })
+    const rest = async () => {
+      const reader = body.getReader()
+      while (!(await reader.read()).done);
+    }
+    void rest().then(forget, forget)
+  }
+
   /** All runs in turn. Never rejects: whatever goes wrong becomes an ending. */
   const fly = async (pass: (body: ReadableStream<Uint8Array>) => Promise<void>) => {
     try {
@@ -218,7 +231,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
         if (ending === undefined && death !== undefined) throw death
         if (ending === undefined) await deliver(lines.end())
         if (ending !== undefined) {
-          if (lines.done && !abort.signal.aborted) void readOut(body).catch(() => undefined)
+          if (lines.done && !abort.signal.aborted) readOut(body)
           return
         }
         if (!isLastRun() && grant.isSpent) {
@@ -336,7 +349,10 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
   const settleAndSay = async (end: Ending): Promise<Finished> => {
     // Yields first: settling aborts Ollama, and what that sets off must already find this flight ending.
     await undefined
-    const finished = await settle(end)
+    const finished = await settle(end).catch((cause): Finished => {
+      // A fault of ours while settling: the client is told all the same, or it would wait for ever.
+      return { text: '', error: toApiError(cause), cost: meter.cost() }
+    })
     write(finished.error === undefined ? finished.text : writer.fail(finished.error.body))
     out?.terminate()
     status.resolve()

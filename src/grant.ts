@@ -24,6 +24,8 @@ export const createGrant = ({ windows, ledger, meter, steady }: GrantDeps, ticke
   let inWindows = 0
   /** True while Ollama itself can't go over the grant: the cap sent with the run is within it. */
   let capped = false
+  /** Our count past which the model can't be keeping to that cap, however wrong our count is. */
+  let capDoubted = Number.POSITIVE_INFINITY
   /** So many more lines are within that cap: each is a token at least, and the last one is none. */
   let cappedLines = Number.POSITIVE_INFINITY
 
@@ -56,6 +58,7 @@ export const createGrant = ({ windows, ledger, meter, steady }: GrantDeps, ticke
       const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, hold.room - delivered)
       capped = most <= hold.granted - delivered
       cappedLines = most + 1
+      capDoubted = delivered + most * 1.5 + 16
       if (most === Number.POSITIVE_INFINITY) return request
       return { ...request, options: { ...request.options, num_predict: Math.max(1, most) } }
     },
@@ -73,7 +76,7 @@ export const createGrant = ({ windows, ledger, meter, steady }: GrantDeps, ticke
       })
       cappedLines -= lines.length
       // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
-      if (cappedLines < 0) capped = false
+      if (cappedLines < 0 || delivered + tokens > capDoubted) capped = false
       if (capped || delivered + tokens + 1 <= hold.granted) return { lines, tokens, cut: false }
       return extend(lines, worth, tokens)
     },

@@ -17,6 +17,8 @@ export interface Relay {
   ): Promise<string | ReadableStream<Uint8Array>>
   /** Ends every flight of a user (of all, without one) with this error as a stream's last chunk. */
   stop(error: ApiError, outcome: 'failed' | 'cancelled', userNumber?: number): Promise<void>
+  /** Aborts with the user's `stop`, or with `signal`; for what is done for a request before its flight. */
+  until(userNumber: number, signal: AbortSignal): { signal: AbortSignal; release: () => void }
   readonly inFlight: number
 }
 
@@ -24,6 +26,7 @@ export const createRelay = (deps: FlightDeps): Relay => {
   const flights = new Map<Flight, number>()
   /** Users that are gone, with what to say: one of theirs may have been admitted and not started yet. */
   const gone = new Map<number, ApiError>()
+  const preparing = new Map<AbortController, number>()
 
   return {
     async answer(job, ticket, learnt, signal) {
@@ -44,8 +47,21 @@ export const createRelay = (deps: FlightDeps): Relay => {
     },
     async stop(error, outcome, userNumber) {
       if (userNumber !== undefined) gone.set(userNumber, error)
+      for (const [controller, user] of preparing) {
+        if (userNumber === undefined || user === userNumber) controller.abort(error)
+      }
       const chosen = [...flights].filter(([, user]) => userNumber === undefined || user === userNumber)
       await Promise.all(chosen.map(([flight]) => flight.stop(error, outcome)))
+    },
+    until(userNumber, signal) {
+      const controller = new AbortController()
+      const fault = gone.get(userNumber)
+      if (fault !== undefined) controller.abort(fault)
+      preparing.set(controller, userNumber)
+      return {
+        signal: AbortSignal.any([signal, controller.signal]),
+        release: () => void preparing.delete(controller),
+      }
     },
     get inFlight() {
       return flights.size

@@ -10,11 +10,23 @@ export type ImageDeps = {
   sniffImageType: (bytes: Uint8Array) => Promise<string | undefined>
   imageTypes: readonly string[]
   imageBytesMax: number
+  /** What all fetched images of a request may have together. */
+  bodyBytesMax: number
 }
+
+/** One request may name so many images by URL, and all of them together may take so long. */
+const URLS_MAX = 64
+const FETCH_ALL_MS = 60_000
 
 export type RequestImages = { refs: readonly ImageRef[]; inline: readonly InlineImage[] }
 
-export const createImageLoader = ({ fetchImage, sniffImageType, imageTypes, imageBytesMax }: ImageDeps) => {
+export const createImageLoader = ({
+  fetchImage,
+  sniffImageType,
+  imageTypes,
+  imageBytesMax,
+  bodyBytesMax,
+}: ImageDeps) => {
   const checkType = async (head: Uint8Array, param: string) => {
     const type = await sniffImageType(head)
     if (type === undefined || !type.startsWith('image/')) {
@@ -40,6 +52,20 @@ export const createImageLoader = ({ fetchImage, sniffImageType, imageTypes, imag
     )
   }
 
+  /** @throws ApiError also when the time for all images of a request is up. */
+  const fetchWithin = async (deadline: AbortSignal, signal: AbortSignal, url: string, param: string) => {
+    try {
+      return await fetchImage(url, deadline, param)
+    } catch (error) {
+      if (!deadline.aborted || signal.aborted) throw error
+      throw invalid(
+        param,
+        `Invalid value for '${param}': the images could not be fetched in time.`,
+        'failed_to_download_image',
+      )
+    }
+  }
+
   return {
     /** Bytes of one image, checked; as the base64 that Ollama takes. */
     async toBase64(bytes: Uint8Array, param: string): Promise<string> {
@@ -54,10 +80,28 @@ export const createImageLoader = ({ fetchImage, sniffImageType, imageTypes, imag
         await checkType(head, param)
       }
       const fetched = new Map<string, string>()
+      let fetchedBytes = 0
+      const deadline = AbortSignal.any([signal, AbortSignal.timeout(FETCH_ALL_MS)])
       for (const { url, param, messageIndex, imageIndex } of images.refs) {
         let base64 = fetched.get(url)
         if (base64 === undefined) {
-          base64 = await this.toBase64(await fetchImage(url, signal, param), param)
+          if (fetched.size >= URLS_MAX) {
+            throw invalid(
+              param,
+              `Invalid value for '${param}': a request may name at most ${URLS_MAX} images by URL.`,
+            )
+          }
+          const bytes = await fetchWithin(deadline, signal, url, param)
+          fetchedBytes += bytes.length
+          // Together they may be as large as a request that carries its images itself.
+          if (fetchedBytes > bodyBytesMax) {
+            throw invalid(
+              param,
+              `Invalid value for '${param}': the images of this request are too large together.`,
+              'image_too_large',
+            )
+          }
+          base64 = await this.toBase64(bytes, param)
           fetched.set(url, base64)
         }
         const target = messages[messageIndex]?.images

@@ -123,20 +123,24 @@ const sseHeaders = {
 const promptParams = { chat: 'messages', completion: 'prompt', embedding: 'input' } as const
 const jsonHeaders = { 'content-type': 'application/json' }
 
+const hasImages = ({ images }: Order) => images.refs.length + images.inline.length > 0
+
 /** Runs what `limit` admitted and answers in the order's dialect. */
 export const complete = (deps: MeteredDeps) => async (c: Context<MeteredEnv>) => {
   const { order, canonical, learnt, runs, contextLength } = c.get('prepared')
   const ticket = c.get('ticket')
   const { signal } = c.req.raw
   const [first] = runs
-  if (first !== undefined && 'messages' in first.request)
-    await deps.images.load(order.images, first.request.messages, signal)
+  if (first !== undefined && 'messages' in first.request && hasImages(order)) {
+    const preparing = deps.relay.until(ticket.userNumber, signal)
+    await deps.images.load(order.images, first.request.messages, preparing.signal).finally(preparing.release)
+  }
   if (order.ignored.length > 0) c.header('x-ignored-parameters', order.ignored.join(', '))
   const id = toCompletionId(order.kind, ticket.id)
   const writer = order.createWriter({ id, created: Math.floor(ticket.arrivedMs / 1000), model: order.model })
   const context = {
     model: order.model,
-    usesImages: order.images.refs.length + order.images.inline.length > 0,
+    usesImages: hasImages(order),
     promptParam: promptParams[order.kind],
     contextLength,
     promptTokens: first?.promptEstimate,

@@ -9,7 +9,9 @@ export const createLog = ({ logLevel, logFormat }: Pick<Config, 'logLevel' | 'lo
   const options = { level: logLevel, base: null, serializers: { cause: pino.stdSerializers.err } }
   const readable = logFormat === 'pretty' || (logFormat === 'auto' && process.stdout.isTTY === true)
   // Written in this thread: a transport of pino's own would be a Worker, which a kill could leave unflushed.
-  return readable
-    ? pino(options, pretty({ sync: true }))
-    : pino(options, pino.destination({ dest: 1, sync: true }))
+  if (readable) return pino(options, pretty({ sync: true }))
+  const destination = pino.destination({ dest: 1, sync: true })
+  // A log that can't be written (a full disk, a closed pipe) must not break an answer: its line is lost.
+  destination.on('error', () => {})
+  return pino(options, destination)
 }

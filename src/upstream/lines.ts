@@ -15,8 +15,9 @@ const EMBEDDINGS_BYTES_MAX = 256 * 1024 * 1024
 export const brokeOff = (cause: unknown) =>
   new ApiError('upstream', 'The model server broke off in the middle of the answer.', { cause })
 
-const unreadable = (cause: unknown) =>
-  new ApiError('upstream', 'The model server sent something unreadable.', { cause })
+/** The lines before the garbage hold what the model said, so the error itself must not reach the log. */
+const unreadable = ({ message }: LineError) =>
+  new ApiError('upstream', 'The model server sent something unreadable.', { cause: message })
 
 export interface Lines {
   /** The lines that these bytes complete, up to the one that ends the run. */
