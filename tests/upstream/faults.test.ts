@@ -200,7 +200,7 @@ describe('faults of the request that Ollama or its runner calls their own', () =
     ],
     [
       500,
-      json('failed to load grammar from /root/.ollama/tmp/x: bad token'),
+      json('failed to load grammar from /usr/share/ollama/.ollama/tmp/x: bad token'),
       'invalid_value',
       'response_format',
       /^Invalid schema for response_format: the model server cannot turn it into a grammar\.$/,
@@ -353,7 +353,12 @@ describe('an error line inside a stream', () => {
 
 describe('what nobody outside may read', () => {
   const secrets = [
-    ...['/root/.ollama/models/blobs/sha256-0123456789abcdef', 'C:\\Users\\me\\.ollama', '~/models', '/opt/x'],
+    ...[
+      '/usr/share/ollama/.ollama/models/blobs/sha256-0123456789abcdef',
+      'C:\\Users\\me\\.ollama',
+      '~/models',
+      '/opt/x',
+    ],
     ...[
       'http://10.0.0.7:11434/api',
       'gpu-box:11434',
