@@ -17,6 +17,8 @@ export type PublicDeps = {
 const FRESH_MS = 10_000
 /** How long a health answer waits at most for Ollama's; an Ollama that is there answers in a few milliseconds. */
 const GRACE_MS = 100
+/** How long it is believed that the database can be written. */
+const PROBE_MS = 2000
 
 /**
  * Whether Ollama can be reached. One question in 10 s; an answer of ours waits for it at most 100 ms, and says the
@@ -45,7 +47,7 @@ export const publicRoutes = ({ version, store, upstream, steady, log }: PublicDe
   const startedMs = steady()
   const ollama = createOllamaProbe(upstream, steady)
 
-  const databaseWorks = async (): Promise<boolean> => {
+  const probeDatabase = async (): Promise<boolean> => {
     try {
       await store.probe()
       return true
@@ -53,6 +55,13 @@ export const publicRoutes = ({ version, store, upstream, steady, log }: PublicDe
       log.error({ cause }, 'the database failed its probe')
       return false
     }
+  }
+
+  /** Anybody may ask, and each probe writes: what was found holds for a moment. */
+  let probe = { atMs: Number.NEGATIVE_INFINITY, works: Promise.resolve(true) }
+  const databaseWorks = (): Promise<boolean> => {
+    if (steady() - probe.atMs >= PROBE_MS) probe = { atMs: steady(), works: probeDatabase() }
+    return probe.works
   }
 
   return new Hono<AppEnv>()

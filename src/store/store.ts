@@ -108,7 +108,7 @@ export interface Store {
   priceHistory(model?: string): Promise<PriceChange[]>
   /** What was learnt per model name. */
   listLearnt(): Promise<{ model: string; text: string }[]>
-  /** A real, tiny write, for /health: throws when the database can't be written. */
+  /** A real write, for /health: throws when the database can't be written. */
   probe(): Promise<void>
 }
 
@@ -127,6 +127,9 @@ const toLimitRow = ({ totalTokens, ...windows }: Partial<Limits>) =>
 const PREVIEWS_ERASED = 1000
 
 const otherWork = () => new Promise<void>(resolve => setTimeout(resolve, 0))
+
+/** Id 0 is no request's. */
+const PROBE_BYTES = 64 * 1024
 
 export const createStore = (db: SyncDatabase): Store => {
   const principal = db
@@ -279,8 +282,13 @@ export const createStore = (db: SyncDatabase): Store => {
         .innerJoin(models, eq(models.id, modelStats.modelId))
     },
     async probe() {
-      // Rewrites a number in the file's header that nothing uses: a write that is rolled back would not see a full disk.
-      await db.run(sql`pragma user_version = 0`)
+      // As much as a group of rows writes, committed: what is rolled back or fits into a page would not see a full disk.
+      const probe = { id: 0, userNumber: 0, text: '.'.repeat(PROBE_BYTES) }
+      await db
+        .insert(promptPreviews)
+        .values(probe)
+        .onConflictDoUpdate({ target: promptPreviews.id, set: probe })
+      await db.delete(promptPreviews).where(eq(promptPreviews.id, 0))
     },
   }
 }

@@ -27,6 +27,54 @@ const fill = () => {
   writeFileSync(join(disk.folder, 'filler'), new Uint8Array(bavail * bsize))
 }
 
+test.skipIf(!disk.mounted)('a log that cannot be written breaks no answer', async () => {
+  const ollama = await startSimulator({ models: ['m'] })
+  const { folder, remove } = temporaryFolder()
+  const reserved = Bun.serve({ port: 0, fetch: () => new Response() })
+  const { port } = reserved
+  const url = `http://127.0.0.1:${port}`
+  await reserved.stop(true)
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, '../../src/main.ts')], {
+    env: {
+      PATH: process.env['PATH'] ?? '',
+      HOST: '127.0.0.1',
+      PORT: String(port),
+      ADMIN_API_KEY: 'test-admin-key',
+      DATABASE_PATH: join(folder, 'proxy.db'),
+      OLLAMA_BASE_URL: ollama.url,
+      LOG_FORMAT: 'json',
+    },
+    stdout: Bun.file(join(disk.folder, 'log')),
+    stderr: 'ignore',
+  })
+  const isUp = () =>
+    fetch(`${url}/health`).then(
+      answer => answer.ok,
+      () => false,
+    )
+  while (!(await isUp())) await Bun.sleep(20)
+  const headers = { authorization: 'Bearer test-admin-key', 'content-type': 'application/json' }
+  const made = await fetch(`${url}/admin/users`, { method: 'POST', headers, body: '{"user_id":"alice"}' })
+  const { api_key: key } = (await made.json()) as { api_key: string }
+  fill()
+  ollama.otherwise(say('ok'), done())
+  for (const stream of [true, false, true]) {
+    const answer = await fetch(`${url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { ...headers, authorization: `Bearer ${key}` },
+      body: JSON.stringify({ model: 'm', messages: [{ role: 'user', content: 'Hello' }], stream }),
+    })
+    expect(answer.status).toBe(200)
+    expect(await answer.text()).toContain(stream ? '[DONE]' : '"content":"ok"')
+  }
+  child.kill('SIGKILL')
+  await child.exited
+  await ollama.close()
+  rmSync(join(disk.folder, 'filler'))
+  rmSync(join(disk.folder, 'log'))
+  remove()
+})
+
 test.skipIf(!disk.mounted)(
   'a full disk is a 503 before anything is sent; a running stream ends; room makes it well again',
   async () => {
@@ -58,6 +106,10 @@ test.skipIf(!disk.mounted)(
     const sent = ollama.generating().length
     expect((await chat(false)).status).toBe(503)
     expect(ollama.generating()).toHaveLength(sent)
+
+    const health = await fetch(`${url}/health`)
+    expect(health.status).toBe(503)
+    expect(await health.json()).toMatchObject({ status: 'unhealthy', database: 'failed' })
 
     ollama.resume()
     const text = await running.text()
