@@ -214,11 +214,11 @@ test('a request cut off by kill -9 is recovered at the next start, and its user 
 })
 
 test('the demo runs without an Ollama: an answer, a tripped limit, the bill', async () => {
-  const demo = launch({ HOST: '127.0.0.1' }, 'src/demo.ts')
+  const demo = launch({ HOST: '127.0.0.1', CURRENCY: 'EUR' }, 'src/demo.ts')
   cleanups.push(() => demo.child.kill('SIGKILL'))
   await demo.says(/SIMULATED/)
   await demo.says(/request 4: 429 Limit of 3 requests per minute reached/)
-  await demo.says(/\d+ requests, \d+ prompt \+ \d+ completion = \d+ tokens/)
+  await demo.says(/\d+ requests, \d+ prompt \+ \d+ completion = \d+ tokens, [\d.e-]+ EUR/)
   const [, port] = await demo.says(/curl http:\/\/localhost:(\d+)\/v1\/chat/)
   expect((await fetch(`http://127.0.0.1:${port}/health`)).status).toBe(200)
   demo.child.kill('SIGINT')
