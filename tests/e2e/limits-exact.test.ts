@@ -1,19 +1,11 @@
 import { expect, test } from 'bun:test'
 import { done, pause, say, stall, status, think, unlimited } from '../../src/simulator/script.ts'
 import { allOver, mostInAnyMinute, type Sent, send, withStatus } from '../support/crowd.ts'
-import { hello, historyOf, startSession } from '../support/session.ts'
+import { hello, historyOf, limitsOf, startSession } from '../support/session.ts'
 
 type Session = Awaited<ReturnType<typeof startSession>>
 type Proxy = Session['proxy']
 
-const limitsOf = (limits: Record<string, number>) => ({
-  requests_per_minute: null,
-  requests_per_day: null,
-  tokens_per_minute: null,
-  tokens_per_day: null,
-  total_token_limit: null,
-  ...limits,
-})
 const words = (count: number) => Array.from({ length: count }, (_, index) => say(`w${index} `))
 const chat = { model: 'm', messages: hello }
 const streamed = { ...chat, stream: true }

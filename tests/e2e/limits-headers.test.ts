@@ -1,18 +1,10 @@
 import { expect, test } from 'bun:test'
 import { done, pause, say, status } from '../../src/simulator/script.ts'
 import { allOver, type Sent, send } from '../support/crowd.ts'
-import { hello, startSession } from '../support/session.ts'
+import { hello, limitsOf, startSession } from '../support/session.ts'
 
 type Session = Awaited<ReturnType<typeof startSession>>
 
-const limitsOf = (limits: Record<string, number>) => ({
-  requests_per_minute: null,
-  requests_per_day: null,
-  tokens_per_minute: null,
-  tokens_per_day: null,
-  total_token_limit: null,
-  ...limits,
-})
 const words = (count: number) => Array.from({ length: count }, (_, index) => say(`w${index} `))
 const chat = { model: 'm', messages: hello }
 const streamed = { ...chat, stream: true }

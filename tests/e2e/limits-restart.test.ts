@@ -10,7 +10,7 @@ import { startSimulator } from '../../src/simulator/simulator.ts'
 import { allOver, mostInAnyMinute, type Sent, send, withStatus } from '../support/crowd.ts'
 import { launch, temporaryFolder } from '../support/process.ts'
 import { createClock, startProxy, type TestClock } from '../support/proxy.ts'
-import { hello, historyOf } from '../support/session.ts'
+import { hello, historyOf, limitsOf } from '../support/session.ts'
 
 type TestProxy = Awaited<ReturnType<typeof startProxy>>
 
@@ -19,14 +19,6 @@ afterEach(async () => {
   for (const clean of cleanups.splice(0).reverse()) await clean()
 })
 
-const limitsOf = (limits: Record<string, number>) => ({
-  requests_per_minute: null,
-  requests_per_day: null,
-  tokens_per_minute: null,
-  tokens_per_day: null,
-  total_token_limit: null,
-  ...limits,
-})
 const words = (count: number) => Array.from({ length: count }, (_, index) => say(`w${index} `))
 const chat = { model: 'm', messages: hello }
 const streamed = { ...chat, stream: true }

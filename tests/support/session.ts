@@ -27,3 +27,13 @@ export const historyOf = async (proxy: Awaited<ReturnType<typeof startProxy>>, k
   const response = await proxy.call('/v1/usage/history', { key })
   return ((await response.json()) as { data: Record<string, unknown>[] }).data
 }
+
+/** Only these limits; all others are unlimited. */
+export const limitsOf = (limits: Record<string, number>) => ({
+  requests_per_minute: null,
+  requests_per_day: null,
+  tokens_per_minute: null,
+  tokens_per_day: null,
+  total_token_limit: null,
+  ...limits,
+})
