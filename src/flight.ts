@@ -279,7 +279,7 @@ export const createFlight = (deps: FlightDeps, job: Job, ticket: Ticket, learnt:
   }
 
   const checkpointed = (covered: Covered): undefined | Promise<unknown> => {
-    const committed = job.stream && !isEnd(covered.cut) ? row.beforeDelivery(covered.tokens) : undefined
+    const committed = job.stream && !isEnd(covered.cut) ? row.beforeDelivery() : undefined
     return committed === undefined ? hand(covered) : committed.then(() => hand(covered))
   }
 

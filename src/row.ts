@@ -67,13 +67,14 @@ export const createRow = ({ ledger, meter, steady }: RowDeps, job: Job, ticket: 
       firstTokenMs ??= sinceArrival()
     },
     /**
-     * Before lines are delivered: a checkpoint where one is due. Lines that arrived together and are worth more than a
-     * crash may lose wait until it is committed.
+     * Before lines are delivered: a checkpoint where one is due. Lines that would bring what is
+     * not committed over what a crash may lose wait until it is.
      */
-    beforeDelivery(tokens: number): Promise<void> | undefined {
-      if (meter.counted - checkpointTokens < CHECKPOINT_TOKENS) return undefined
+    beforeDelivery(): Promise<void> | undefined {
+      const unwritten = meter.counted - checkpointTokens
+      if (unwritten < CHECKPOINT_TOKENS) return undefined
       checkpoint()
-      return tokens > CHECKPOINT_TOKENS ? orStorageFault(ledger.committed()) : undefined
+      return unwritten > CHECKPOINT_TOKENS ? orStorageFault(ledger.committed()) : undefined
     },
     /** Another run is being sent: its prompt is due. */
     beforeRun: checkpoint,
