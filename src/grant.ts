@@ -15,76 +15,91 @@ const GRANT_STEP = 256
 /** Lines that may go out now; `cut` when the rest may not. */
 export type Covered = { lines: Line[]; tokens: number; cut: boolean }
 
-type GrantDeps = { windows: WindowStore; ledger: Ledger; meter: Meter; steady: () => number }
+type GrantDeps = { windows: WindowStore; ledger: Ledger }
 
-export const createGrant = ({ windows, ledger, meter, steady }: GrantDeps, ticket: Ticket) => {
-  const { hold } = ticket
-  let delivered = 0
+export class Grant {
+  readonly #deps: GrantDeps
+  readonly #meter: Meter
+  readonly #ticket: Ticket
+  #delivered = 0
   /** Of those, what the windows were told: never more than the grant, though our count may be. */
-  let inWindows = 0
+  #inWindows = 0
   /** True while Ollama itself can't go over the grant: the cap sent with the run is within it. */
-  let capped = false
+  #capped = false
   /** Our count past which the model can't be keeping to that cap, however wrong our count is. */
-  let capDoubted = Number.POSITIVE_INFINITY
+  #capDoubted = Number.POSITIVE_INFINITY
   /** So many more lines are within that cap: each is a token at least, and the last one is none. */
-  let cappedLines = Number.POSITIVE_INFINITY
+  #cappedLines = Number.POSITIVE_INFINITY
+
+  constructor(deps: GrantDeps, meter: Meter, ticket: Ticket) {
+    this.#deps = deps
+    this.#meter = meter
+    this.#ticket = ticket
+  }
+
+  /** The run's request with what it may generate: never more than the user has left, nor the client's own maximum. */
+  capRequest(request: OllamaRequest, maxTokens: number | null): OllamaRequest {
+    if ('input' in request) {
+      this.#capped = true
+      return request
+    }
+    const { hold } = this.#ticket
+    this.#delivered = this.#meter.completionDue
+    const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, hold.room - this.#delivered)
+    this.#capped = most <= hold.granted - this.#delivered
+    this.#cappedLines = most + 1
+    this.#capDoubted = this.#delivered + most * 1.5 + 16
+    if (most === Number.POSITIVE_INFINITY) return request
+    return { ...request, options: { ...request.options, num_predict: Math.max(1, most) } }
+  }
+
+  /** Whether another run could deliver a single token. */
+  get isSpent() {
+    return this.#ticket.hold.room - this.#meter.completionDue < 1
+  }
+
+  /** Counts lines that arrived together and says which of them may go out. Rejects when a grant can't be committed. */
+  cover(lines: Line[], nowMs: number): Covered | Promise<Covered> {
+    let tokens = 0
+    const worth: number[] = []
+    for (const line of lines) {
+      const lineTokens = this.#meter.note(line)
+      worth.push(lineTokens)
+      tokens += lineTokens
+    }
+    this.#cappedLines -= lines.length
+    // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
+    if (this.#cappedLines < 0 || this.#delivered + tokens > this.#capDoubted) this.#capped = false
+    if (this.#capped || this.#delivered + tokens + 1 <= this.#ticket.hold.granted)
+      return { lines, tokens, cut: false }
+    return this.#extend(lines, worth, tokens, nowMs)
+  }
+
+  /** These tokens go to the client now (`told`), or are kept for the end of a plain answer. */
+  deliver(tokens: number, told: boolean, nowMs: number) {
+    const { hold } = this.#ticket
+    if (told) this.#deps.windows.delivered(hold, Math.min(tokens, hold.granted - this.#inWindows), nowMs)
+    this.#delivered += tokens
+    this.#inWindows = Math.min(this.#inWindows + tokens, hold.granted)
+  }
 
   /** More tokens than `lines` are worth, or as many as there are. */
-  const extend = async (lines: Line[], worth: number[], tokens: number): Promise<Covered> => {
+  async #extend(lines: Line[], worth: number[], tokens: number, nowMs: number): Promise<Covered> {
+    const { id, hold, limits } = this.#ticket
+    const { windows, ledger } = this.#deps
     // One token is kept back for the end token, which Ollama counts and never shows.
-    const short = delivered + tokens + 1 - hold.granted
-    const gained = windows.extend(hold, ticket.limits(), 1, Math.max(short, GRANT_STEP), steady())
-    if (gained > 0) await orStorageFault(ledger.grant(ticket.id, hold.granted))
+    const short = this.#delivered + tokens + 1 - hold.granted
+    const gained = windows.extend(hold, limits(), 1, Math.max(short, GRANT_STEP), nowMs)
+    if (gained > 0) await orStorageFault(ledger.grant(id, hold.granted))
     if (gained >= short) return { lines, tokens, cut: false }
     let fitting = 0
     let fittingTokens = 0
     for (const lineTokens of worth) {
-      if (delivered + fittingTokens + lineTokens + 1 > hold.granted) break
+      if (this.#delivered + fittingTokens + lineTokens + 1 > hold.granted) break
       fittingTokens += lineTokens
       fitting++
     }
-    meter.discard(tokens - fittingTokens)
+    this.#meter.discard(tokens - fittingTokens)
     return { lines: lines.slice(0, fitting), tokens: fittingTokens, cut: true }
-  }
-
-  return {
-    /** The run's request with what it may generate: never more than the user has left, nor the client's own maximum. */
-    capRequest(request: OllamaRequest, maxTokens: number | null): OllamaRequest {
-      if ('input' in request) {
-        capped = true
-        return request
-      }
-      delivered = meter.completionDue
-      const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, hold.room - delivered)
-      capped = most <= hold.granted - delivered
-      cappedLines = most + 1
-      capDoubted = delivered + most * 1.5 + 16
-      if (most === Number.POSITIVE_INFINITY) return request
-      return { ...request, options: { ...request.options, num_predict: Math.max(1, most) } }
-    },
-    /** Whether another run could deliver a single token. */
-    get isSpent() {
-      return hold.room - meter.completionDue < 1
-    },
-    /** Counts lines that arrived together and says which of them may go out. Rejects when a grant can't be committed. */
-    cover(lines: Line[]): Covered | Promise<Covered> {
-      let tokens = 0
-      const worth = lines.map(line => {
-        const lineTokens = meter.note(line)
-        tokens += lineTokens
-        return lineTokens
-      })
-      cappedLines -= lines.length
-      // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
-      if (cappedLines < 0 || delivered + tokens > capDoubted) capped = false
-      if (capped || delivered + tokens + 1 <= hold.granted) return { lines, tokens, cut: false }
-      return extend(lines, worth, tokens)
-    },
-    /** These tokens go to the client now (`told`), or are kept for the end of a plain answer. */
-    deliver(tokens: number, told: boolean) {
-      if (told) windows.delivered(hold, Math.min(tokens, hold.granted - inWindows), steady())
-      delivered += tokens
-      inWindows = Math.min(inWindows + tokens, hold.granted)
-    },
   }
 }

@@ -58,128 +58,141 @@ const toCount = (value: unknown): number | undefined =>
 const thinkingUnreported = (run: MeteredRun, counter: CompletionCounter, reported: number): boolean =>
   run.constrained && counter.reasoning > 0 && reported < counter.count - counter.reasoning / 2
 
-export const createMeter = (runs: readonly MeteredRun[], learnt: ModelLearnt) => {
-  const states: RunState[] = []
-  /** Tokens counted by us over all runs, less what was discarded. */
-  let counted = 0
-
-  const costOfRun = (run: MeteredRun, state: RunState): Cost => {
-    const delivered = Math.max(0, state.counter.count - state.discarded)
-    const reasoningTokens = Math.min(state.counter.reasoning, delivered)
-    if (state.refused) return { promptTokens: 0, completionTokens: 0, reasoningTokens: 0, basis: 'counted' }
-    if (state.final === undefined || state.discarded > 0) {
-      return {
-        promptTokens: run.promptExpected,
-        completionTokens: delivered,
-        reasoningTokens,
-        basis: 'counted',
-      }
-    }
-    const prompt = toCount(state.final.prompt_eval_count)
-    const completion = toCount(state.final.eval_count)
-    if (completion !== undefined && thinkingUnreported(run, state.counter, completion)) {
-      return {
-        promptTokens: (prompt ?? 0) + run.promptExpected,
-        completionTokens: completion + reasoningTokens,
-        reasoningTokens,
-        basis: 'counted',
-      }
-    }
-    // A zero is missing, not 0: without text it is a real zero, with text it was never reported.
-    const missing = prompt === undefined || (completion === undefined && delivered > 0)
+const costOfRun = (run: MeteredRun, state: RunState): Cost => {
+  const delivered = Math.max(0, state.counter.count - state.discarded)
+  const reasoningTokens = Math.min(state.counter.reasoning, delivered)
+  if (state.refused) return { promptTokens: 0, completionTokens: 0, reasoningTokens: 0, basis: 'counted' }
+  if (state.final === undefined || state.discarded > 0) {
     return {
-      promptTokens: prompt ?? run.promptExpected,
-      completionTokens: completion ?? delivered,
-      reasoningTokens: Math.min(reasoningTokens, completion ?? delivered),
-      basis: missing ? 'counted' : 'measured',
+      promptTokens: run.promptExpected,
+      completionTokens: delivered,
+      reasoningTokens,
+      basis: 'counted',
     }
   }
-
+  const prompt = toCount(state.final.prompt_eval_count)
+  const completion = toCount(state.final.eval_count)
+  if (completion !== undefined && thinkingUnreported(run, state.counter, completion)) {
+    return {
+      promptTokens: (prompt ?? 0) + run.promptExpected,
+      completionTokens: completion + reasoningTokens,
+      reasoningTokens,
+      basis: 'counted',
+    }
+  }
+  // A zero is missing, not 0: without text it is a real zero, with text it was never reported.
+  const missing = prompt === undefined || (completion === undefined && delivered > 0)
   return {
-    /** The next run's request is being sent: from now on its prompt is due. */
-    sent() {
-      states.push({ counter: learnt.counter(), discarded: 0, refused: false, final: undefined })
-    },
-    /** The run just sent failed before Ollama worked: it costs nothing. */
-    refused() {
-      const state = states.at(-1)
-      if (state !== undefined) state.refused = true
-    },
-    /** The completion tokens that this line of the current run is worth. */
-    note(line: Line): number {
-      const state = states.at(-1)
-      if (state === undefined) return 0
-      const tokens = state.counter.note(line)
-      counted += tokens
-      if (line.done === true || line.embeddings !== undefined) state.final = line
-      return tokens
-    },
-    /** Lines noted but not delivered, because their tokens were over the grant. */
-    discard(tokens: number) {
-      const state = states.at(-1)
-      if (state !== undefined) state.discarded += tokens
-      counted -= tokens
-    },
-    /** Completion tokens so far, by our count. */
-    get counted() {
-      return counted
-    },
-    /** Completion tokens due so far: Ollama's count for runs that ended, ours for the others. */
-    get completionDue() {
-      return states.reduce(
-        (sum, state) => sum + (toCount(state.final?.eval_count) ?? state.counter.count - state.discarded),
-        0,
-      )
-    },
-    /** Prompt tokens due so far, by estimate. */
-    get promptDue() {
-      return states.reduce(
-        (sum, state, index) => sum + (state.refused ? 0 : (runs[index]?.promptExpected ?? 0)),
-        0,
-      )
-    },
-    cost(): Cost {
-      const total: Cost = { promptTokens: 0, completionTokens: 0, reasoningTokens: 0, basis: 'measured' }
-      for (const [index, state] of states.entries()) {
-        const run = runs[index]
-        if (run === undefined) continue
-        const cost = costOfRun(run, state)
-        total.promptTokens += cost.promptTokens
-        total.completionTokens += cost.completionTokens
-        total.reasoningTokens += cost.reasoningTokens
-        if (cost.basis !== 'measured') total.basis = cost.basis
-      }
-      if (states.length < runs.length) total.basis = 'counted'
-      return total
-    },
-    durations(): Durations {
-      const sum: Durations = { loadUs: 0, promptEvalUs: 0, evalUs: 0 }
-      for (const { final } of states) {
-        sum.loadUs += toMicroseconds(final?.load_duration)
-        sum.promptEvalUs += toMicroseconds(final?.prompt_eval_duration)
-        sum.evalUs += toMicroseconds(final?.eval_duration)
-      }
-      return sum
-    },
-    /** Hands what the finished runs showed to the model's estimates. */
-    learn() {
-      for (const [index, state] of states.entries()) {
-        const run = runs[index]
-        const { final } = state
-        if (run === undefined || final === undefined) continue
-        const completion = toCount(final.eval_count)
-        const unreported = completion !== undefined && thinkingUnreported(run, state.counter, completion)
-        if (unreported || state.discarded > 0) continue
-        learnt.learn({
-          features: run.features,
-          promptTokens: toCount(final.prompt_eval_count),
-          contextLength: run.contextLength,
-          completionTokens: completion,
-          counter: state.counter,
-          naturalEnd: final.done_reason === 'stop',
-        })
-      }
-    },
+    promptTokens: prompt ?? run.promptExpected,
+    completionTokens: completion ?? delivered,
+    reasoningTokens: Math.min(reasoningTokens, completion ?? delivered),
+    basis: missing ? 'counted' : 'measured',
   }
 }
-export type Meter = ReturnType<typeof createMeter>
+
+export class Meter {
+  readonly #runs: readonly MeteredRun[]
+  readonly #learnt: ModelLearnt
+  readonly #states: RunState[] = []
+  /** The run that is being read. */
+  #current: RunState | undefined
+  #counted = 0
+
+  constructor(runs: readonly MeteredRun[], learnt: ModelLearnt) {
+    this.#runs = runs
+    this.#learnt = learnt
+  }
+
+  /** The next run's request is being sent: from now on its prompt is due. */
+  sent() {
+    this.#current = { counter: this.#learnt.counter(), discarded: 0, refused: false, final: undefined }
+    this.#states.push(this.#current)
+  }
+
+  /** The run just sent failed before Ollama worked: it costs nothing. */
+  refused() {
+    if (this.#current !== undefined) this.#current.refused = true
+  }
+
+  /** The completion tokens that this line of the current run is worth. */
+  note(line: Line): number {
+    const state = this.#current
+    if (state === undefined) return 0
+    const tokens = state.counter.note(line)
+    this.#counted += tokens
+    if (line.done === true || line.embeddings !== undefined) state.final = line
+    return tokens
+  }
+
+  /** Lines noted but not delivered, because their tokens were over the grant. */
+  discard(tokens: number) {
+    if (this.#current !== undefined) this.#current.discarded += tokens
+    this.#counted -= tokens
+  }
+
+  /** Completion tokens so far over all runs, by our count, less what was discarded. */
+  get counted() {
+    return this.#counted
+  }
+
+  /** Completion tokens due so far: Ollama's count for runs that ended, ours for the others. */
+  get completionDue() {
+    let due = 0
+    for (const { final, counter, discarded } of this.#states)
+      due += toCount(final?.eval_count) ?? counter.count - discarded
+    return due
+  }
+
+  /** Prompt tokens due so far, by estimate. */
+  get promptDue() {
+    let due = 0
+    for (const [index, { refused }] of this.#states.entries())
+      due += refused ? 0 : (this.#runs[index]?.promptExpected ?? 0)
+    return due
+  }
+
+  cost(): Cost {
+    const total: Cost = { promptTokens: 0, completionTokens: 0, reasoningTokens: 0, basis: 'measured' }
+    for (const [index, state] of this.#states.entries()) {
+      const run = this.#runs[index]
+      if (run === undefined) continue
+      const cost = costOfRun(run, state)
+      total.promptTokens += cost.promptTokens
+      total.completionTokens += cost.completionTokens
+      total.reasoningTokens += cost.reasoningTokens
+      if (cost.basis !== 'measured') total.basis = cost.basis
+    }
+    if (this.#states.length < this.#runs.length) total.basis = 'counted'
+    return total
+  }
+
+  durations(): Durations {
+    const sum: Durations = { loadUs: 0, promptEvalUs: 0, evalUs: 0 }
+    for (const { final } of this.#states) {
+      sum.loadUs += toMicroseconds(final?.load_duration)
+      sum.promptEvalUs += toMicroseconds(final?.prompt_eval_duration)
+      sum.evalUs += toMicroseconds(final?.eval_duration)
+    }
+    return sum
+  }
+
+  /** Hands what the finished runs showed to the model's estimates. */
+  learn() {
+    for (const [index, state] of this.#states.entries()) {
+      const run = this.#runs[index]
+      const { final } = state
+      if (run === undefined || final === undefined) continue
+      const completion = toCount(final.eval_count)
+      const unreported = completion !== undefined && thinkingUnreported(run, state.counter, completion)
+      if (unreported || state.discarded > 0) continue
+      this.#learnt.learn({
+        features: run.features,
+        promptTokens: toCount(final.prompt_eval_count),
+        contextLength: run.contextLength,
+        completionTokens: completion,
+        counter: state.counter,
+        naturalEnd: final.done_reason === 'stop',
+      })
+    }
+  }
+}

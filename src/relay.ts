@@ -1,6 +1,6 @@
 /** All completions in flight: starts them, ends those of a deleted user, and lets the shutdown wait for them. */
 import type { ApiError } from './errors.ts'
-import { createFlight, type Flight, type FlightDeps, type Job, type Ticket } from './flight.ts'
+import { Flight, type FlightDeps, type Job, type Ticket } from './flight.ts'
 import type { ModelLearnt } from './limits/learnt.ts'
 
 export interface Relay {
@@ -22,8 +22,9 @@ export interface Relay {
   readonly inFlight: number
 }
 
-export const createRelay = (deps: FlightDeps): Relay => {
+export const createRelay = (deps: Omit<FlightDeps, 'ended'>): Relay => {
   const flights = new Map<Flight, number>()
+  const flightDeps: FlightDeps = { ...deps, ended: flight => void flights.delete(flight) }
   /** Users that are gone, with what to say: one of theirs may have been admitted and not started yet. */
   const gone = new Map<number, ApiError>()
   const preparing = new Map<AbortController, number>()
@@ -33,16 +34,8 @@ export const createRelay = (deps: FlightDeps): Relay => {
       const fault = gone.get(ticket.userNumber)
       if (fault !== undefined) throw fault
       ticket.taken = true
-      const observe: FlightDeps['observe'] = outcome => {
-        flights.delete(flight)
-        signal.removeEventListener('abort', leave)
-        deps.observe(outcome)
-      }
-      const flight = createFlight({ ...deps, observe }, job, ticket, learnt)
-      const leave = () => void flight.cancel()
+      const flight = new Flight(flightDeps, job, ticket, learnt, signal)
       flights.set(flight, ticket.userNumber)
-      signal.addEventListener('abort', leave, { once: true })
-      if (signal.aborted) leave()
       return job.stream ? flight.stream() : flight.collect()
     },
     async stop(error, outcome, userNumber) {

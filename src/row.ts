@@ -14,87 +14,117 @@ const storageFault = (cause: unknown) =>
     headers: { 'retry-after': '5' },
   })
 
-/** What could not be committed is a 503 `storage_full`; nothing of it was done. */
-export const orStorageFault = (written: Promise<void>): Promise<void> =>
-  written.catch(cause => {
-    throw storageFault(cause)
-  })
+const throwStorageFault = (cause: unknown): never => {
+  throw storageFault(cause)
+}
 
-type RowDeps = { ledger: Ledger; meter: Meter; steady: () => number }
+/** What could not be committed is a 503 `storage_full`; nothing of it was done. */
+export const orStorageFault = (written: Promise<void>): Promise<void> => written.catch(throwStorageFault)
+
+type RowDeps = { ledger: Ledger; steady: () => number }
 
 /** Every promise of it rejects with a 503 `storage_full` when the row could not be committed. */
-export const createRow = ({ ledger, meter, steady }: RowDeps, job: Job, ticket: Ticket) => {
-  const sinceArrival = () => Math.round(steady() - ticket.arrivedSteadyMs)
-  const facts = {
-    id: ticket.id,
-    userNumber: ticket.userNumber,
-    keyId: ticket.keyId,
-    modelId: ticket.modelId,
-    kind: job.kind,
-    price: ticket.price,
-    admittedAfterMs: ticket.admittedAfterMs,
-  }
-  let checkpointTokens = 0
-  let checkpointAt = steady()
-  let firstTokenMs: number | null = null
+export class Row {
+  readonly #deps: RowDeps
+  readonly #meter: Meter
+  readonly #job: Job
+  readonly #ticket: Ticket
+  #checkpointTokens = 0
+  #checkpointAt: number
+  #firstTokenMs: number | null = null
 
-  const checkpoint = () => {
-    checkpointTokens = meter.counted
-    checkpointAt = steady()
-    ledger.checkpoint({
-      id: ticket.id,
-      promptCounted: meter.promptDue,
-      completionCounted: meter.counted,
-      atMs: sinceArrival(),
+  constructor(deps: RowDeps, meter: Meter, job: Job, ticket: Ticket) {
+    this.#deps = deps
+    this.#meter = meter
+    this.#job = job
+    this.#ticket = ticket
+    this.#checkpointAt = deps.steady()
+  }
+
+  sinceArrival(): number {
+    return Math.round(this.#deps.steady() - this.#ticket.arrivedSteadyMs)
+  }
+
+  open(queueMs: number): Promise<void> {
+    const { id, userNumber, keyId, modelId, price, admittedAfterMs, promptPromised, hold } = this.#ticket
+    const { kind, runs, preview } = this.#job
+    return orStorageFault(
+      this.#deps.ledger.open({
+        id,
+        userNumber,
+        keyId,
+        modelId,
+        kind,
+        price,
+        admittedAfterMs,
+        queueMs,
+        promptPromised,
+        completionPromised: hold.granted,
+        promptCounted: runs[0]?.promptExpected ?? 0,
+        preview,
+      }),
+    )
+  }
+
+  noteFirstToken() {
+    this.#firstTokenMs ??= this.sinceArrival()
+  }
+
+  /**
+   * Before lines are delivered: a checkpoint where one is due. Lines that would bring what is
+   * not committed over what a crash may lose wait until it is.
+   */
+  beforeDelivery(): Promise<void> | undefined {
+    const unwritten = this.#meter.counted - this.#checkpointTokens
+    if (unwritten < CHECKPOINT_TOKENS) return undefined
+    this.#checkpoint()
+    return unwritten > CHECKPOINT_TOKENS ? orStorageFault(this.#deps.ledger.committed()) : undefined
+  }
+
+  /** Another run is being sent: its prompt is due. */
+  beforeRun() {
+    this.#checkpoint()
+  }
+
+  tick(nowMs: number) {
+    if (this.#meter.counted > this.#checkpointTokens && nowMs - this.#checkpointAt >= CHECKPOINT_MS)
+      this.#checkpoint()
+  }
+
+  close(outcome: Outcome, cost: Cost, queueMs: number): Promise<void> {
+    const { id, userNumber, keyId, modelId, price, admittedAfterMs } = this.#ticket
+    const { loadUs, promptEvalUs, evalUs } = this.#meter.durations()
+    return orStorageFault(
+      this.#deps.ledger.close({
+        id,
+        userNumber,
+        keyId,
+        modelId,
+        kind: this.#job.kind,
+        outcome,
+        basis: cost.basis,
+        promptTokens: cost.promptTokens,
+        completionTokens: cost.completionTokens,
+        price,
+        admittedAfterMs,
+        queueMs,
+        firstTokenMs: this.#firstTokenMs,
+        durationMs: this.sinceArrival(),
+        loadUs,
+        promptEvalUs,
+        evalUs,
+      }),
+    )
+  }
+
+  #checkpoint() {
+    this.#checkpointTokens = this.#meter.counted
+    this.#checkpointAt = this.#deps.steady()
+    this.#deps.ledger.checkpoint({
+      id: this.#ticket.id,
+      promptCounted: this.#meter.promptDue,
+      completionCounted: this.#meter.counted,
+      atMs: this.sinceArrival(),
     })
-  }
-
-  return {
-    sinceArrival,
-    open(queueMs: number): Promise<void> {
-      return orStorageFault(
-        ledger.open({
-          ...facts,
-          queueMs,
-          promptPromised: ticket.promptPromised,
-          completionPromised: ticket.hold.granted,
-          promptCounted: job.runs[0]?.promptExpected ?? 0,
-          preview: job.preview,
-        }),
-      )
-    },
-    noteFirstToken() {
-      firstTokenMs ??= sinceArrival()
-    },
-    /**
-     * Before lines are delivered: a checkpoint where one is due. Lines that would bring what is
-     * not committed over what a crash may lose wait until it is.
-     */
-    beforeDelivery(): Promise<void> | undefined {
-      const unwritten = meter.counted - checkpointTokens
-      if (unwritten < CHECKPOINT_TOKENS) return undefined
-      checkpoint()
-      return unwritten > CHECKPOINT_TOKENS ? orStorageFault(ledger.committed()) : undefined
-    },
-    /** Another run is being sent: its prompt is due. */
-    beforeRun: checkpoint,
-    tick() {
-      if (meter.counted > checkpointTokens && steady() - checkpointAt >= CHECKPOINT_MS) checkpoint()
-    },
-    close(outcome: Outcome, cost: Cost, queueMs: number): Promise<void> {
-      return orStorageFault(
-        ledger.close({
-          ...facts,
-          outcome,
-          basis: cost.basis,
-          promptTokens: cost.promptTokens,
-          completionTokens: cost.completionTokens,
-          queueMs,
-          firstTokenMs,
-          durationMs: sinceArrival(),
-          ...meter.durations(),
-        }),
-      )
-    },
   }
 }

@@ -88,74 +88,85 @@ export const createTokenRatio = (saved?: string): TokenRatio => {
   }
 }
 
-export const createCompletionCounter = ({ weights }: Pick<TokenRatio, 'weights'>): CompletionCounter => {
-  const seen = new Float64Array(priors.length)
-  let count = 0
-  let tokens = 0
-  let thinkingTokens = 0
+class Counter implements CompletionCounter {
+  readonly seen = new Float64Array(priors.length)
+  readonly #weights: Float64Array
+  #count = 0
+  #tokens = 0
+  #thinkingTokens = 0
 
-  const take = (feature: number, amount: number): number => {
-    seen[feature] = (seen[feature] as number) + amount
-    return amount * (weights[feature] as number)
+  constructor(weights: Float64Array) {
+    this.#weights = weights
   }
 
-  const takePiece = (piece: string): number => {
+  get count() {
+    return this.#count
+  }
+
+  get reasoning() {
+    return Math.min(this.#count, Math.round(this.#thinkingTokens))
+  }
+
+  note(line: Line): number {
+    const message = line.message
+    const text = message === undefined ? line.response : message.content
+    const thinking = message === undefined ? line.thinking : message.thinking
+    const calls = message === undefined ? undefined : message.tool_calls
+    let worth = 0
+    let thought = 0
+    let something = false
+    if (thinking !== undefined && thinking !== '') {
+      something = true
+      if (this.seen[THINKING_BEGUN] === 0) thought += this.#take(THINKING_BEGUN, 1)
+      thought += this.#takePiece(thinking)
+    }
+    if (text !== undefined && text !== '') {
+      something = true
+      thought += this.#takeThinkingEnd()
+      worth += this.#takePiece(text)
+    }
+    if (calls !== undefined && calls.length > 0) {
+      something = true
+      thought += this.#takeThinkingEnd()
+      for (const call of calls) worth += this.#takeToolCall(call)
+    }
+    worth += thought
+    const exact = line.logprobs === undefined ? 0 : line.logprobs.length
+    if (exact > 0) {
+      something = true
+      thought = worth === 0 ? 0 : (exact * thought) / worth
+      worth = exact
+    }
+    if (!something) return 0
+    this.#tokens += worth
+    this.#thinkingTokens += thought
+    const given = Math.max(1, Math.round(this.#tokens)) - this.#count
+    this.#count += given
+    return given
+  }
+
+  #take(feature: number, amount: number): number {
+    this.seen[feature] = (this.seen[feature] as number) + amount
+    return amount * (this.#weights[feature] as number)
+  }
+
+  #takePiece(piece: string): number {
     const bytes = utf8Bytes(piece)
-    if (bytes > SHORT_PIECE_BYTES) return take(LONG_BYTE, bytes)
-    return take(SHORT_PIECE, 1) + take(SHORT_BYTE, bytes)
+    if (bytes > SHORT_PIECE_BYTES) return this.#take(LONG_BYTE, bytes)
+    return this.#take(SHORT_PIECE, 1) + this.#take(SHORT_BYTE, bytes)
   }
 
-  const takeThinkingEnd = (): number =>
-    seen[THINKING_BEGUN] === 1 && seen[THINKING_ENDED] === 0 ? take(THINKING_ENDED, 1) : 0
+  #takeThinkingEnd(): number {
+    return this.seen[THINKING_BEGUN] === 1 && this.seen[THINKING_ENDED] === 0
+      ? this.#take(THINKING_ENDED, 1)
+      : 0
+  }
 
-  const takeToolCall = (call: OllamaToolCall): number =>
-    take(TOOL_CALL, 1) +
-    take(TOOL_BYTE, utf8Bytes(call.function.name) + utf8Bytes(JSON.stringify(call.function.arguments)))
-
-  return {
-    note(line) {
-      const message = line.message
-      const text = message === undefined ? line.response : message.content
-      const thinking = message === undefined ? line.thinking : message.thinking
-      const calls = message === undefined ? undefined : message.tool_calls
-      let worth = 0
-      let thought = 0
-      let something = false
-      if (thinking !== undefined && thinking !== '') {
-        something = true
-        if (seen[THINKING_BEGUN] === 0) thought += take(THINKING_BEGUN, 1)
-        thought += takePiece(thinking)
-      }
-      if (text !== undefined && text !== '') {
-        something = true
-        thought += takeThinkingEnd()
-        worth += takePiece(text)
-      }
-      if (calls !== undefined && calls.length > 0) {
-        something = true
-        thought += takeThinkingEnd()
-        for (const call of calls) worth += takeToolCall(call)
-      }
-      worth += thought
-      const exact = line.logprobs === undefined ? 0 : line.logprobs.length
-      if (exact > 0) {
-        something = true
-        thought = worth === 0 ? 0 : (exact * thought) / worth
-        worth = exact
-      }
-      if (!something) return 0
-      tokens += worth
-      thinkingTokens += thought
-      const given = Math.max(1, Math.round(tokens)) - count
-      count += given
-      return given
-    },
-    get count() {
-      return count
-    },
-    get reasoning() {
-      return Math.min(count, Math.round(thinkingTokens))
-    },
-    seen,
+  #takeToolCall(call: OllamaToolCall): number {
+    const bytes = utf8Bytes(call.function.name) + utf8Bytes(JSON.stringify(call.function.arguments))
+    return this.#take(TOOL_CALL, 1) + this.#take(TOOL_BYTE, bytes)
   }
 }
+
+export const createCompletionCounter = ({ weights }: Pick<TokenRatio, 'weights'>): CompletionCounter =>
+  new Counter(weights)

@@ -103,8 +103,6 @@ export type LedgerDeps = {
   onFault: (error: unknown) => void
 }
 
-type Waiter = { resolve: () => void; reject: (error: unknown) => void }
-
 const emptyBatch = (): Batch => ({ open: [], grant: [], checkpoint: [], close: [], keyUse: [], learnt: [] })
 
 const RETRY_MS = 500
@@ -112,7 +110,8 @@ const RETRY_MS = 500
 export const createLedger = (deps: LedgerDeps): Ledger => {
   let batch = emptyBatch()
   let checkpoints = new Map<number, Checkpoint>()
-  let waiters: Waiter[] = []
+  /** One promise a group, shared by all who wait for it. */
+  let waited: PromiseWithResolvers<void> | undefined
   let scheduled = false
   /** Closings whose group failed: tried again with every later group. */
   let unclosed: Closing[] = []
@@ -140,10 +139,10 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
   const flush = () => {
     scheduled = false
     const group = batch
-    const waiting = waiters
+    const waiting = waited
     group.checkpoint = [...checkpoints.values()]
     batch = emptyBatch()
-    waiters = []
+    waited = undefined
     checkpoints = new Map()
     const fresh = group.close
     if (unclosed.length > 0) group.close = unclosed.concat(fresh)
@@ -153,18 +152,17 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
       deps.onFault(error)
       unclosed = group.close
       if (unclosed.length > 0) scheduleRetry()
-      for (const waiter of waiting) waiter.reject(error)
+      waiting?.reject(error)
       return
     }
     unclosed = []
-    for (const waiter of waiting) waiter.resolve()
+    waiting?.resolve()
   }
 
   const committed = () => {
     schedule()
-    return new Promise<void>((resolve, reject) => {
-      waiters.push({ resolve, reject })
-    })
+    waited ??= Promise.withResolvers<void>()
+    return waited.promise
   }
 
   return {

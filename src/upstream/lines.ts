@@ -3,7 +3,7 @@
  * neither `done` nor error: each becomes one `fault` (ollama-api.md §2.8).
  */
 import { ApiError } from '../errors.ts'
-import { createLineDecoder, LineError } from '../wire/framing.ts'
+import { createLineDecoder, type LineDecoder, LineError } from '../wire/framing.ts'
 import type { Line, OllamaPath } from '../wire/ollama.ts'
 import { toStreamFault } from './faults.ts'
 
@@ -19,63 +19,69 @@ export const brokeOff = (cause: unknown) =>
 const unreadable = ({ message }: LineError) =>
   new ApiError('upstream', 'The model server sent something unreadable.', { cause: message })
 
-export interface Lines {
-  /** The lines that these bytes complete, up to the one that ends the run. */
-  push(bytes: Uint8Array): Line[]
-  /** The body has ended: the last line, which may lack its newline. A run that is not done then has a fault. */
-  end(): Line[]
-  /** Its last line was seen: the only proof that the run is complete. */
-  readonly done: boolean
-  readonly fault: ApiError | undefined
-}
+export class Lines {
+  readonly #decoder: LineDecoder
+  #done = false
+  #fault: ApiError | undefined
 
-export const createLines = (path: OllamaPath): Lines => {
-  const decoder = createLineDecoder({
-    lineBytesMax: path === '/api/embed' ? EMBEDDINGS_BYTES_MAX : LINE_BYTES_MAX,
-  })
-  let done = false
-  let fault: ApiError | undefined
+  constructor(path: OllamaPath) {
+    this.#decoder = createLineDecoder({
+      lineBytesMax: path === '/api/embed' ? EMBEDDINGS_BYTES_MAX : LINE_BYTES_MAX,
+    })
+  }
+
+  /** The lines that these bytes complete, up to the one that ends the run. */
+  push(bytes: Uint8Array): Line[] {
+    try {
+      return this.#accept(this.#decoder.push(bytes))
+    } catch (cause) {
+      return this.#acceptBefore(cause)
+    }
+  }
+
+  /** The body has ended: the last line, which may lack its newline. A run that is not done then has a fault. */
+  end(): Line[] {
+    let lines: Line[]
+    try {
+      lines = this.#accept(this.#decoder.end())
+    } catch (cause) {
+      lines = this.#acceptBefore(cause)
+    }
+    if (!this.#done) this.#fault ??= brokeOff('the body ended without a done line')
+    return lines
+  }
+
+  /** Its last line was seen: the only proof that the run is complete. */
+  get done() {
+    return this.#done
+  }
+
+  get fault() {
+    return this.#fault
+  }
 
   /** Lines up to the first that ends the run; what follows a `done` line is not part of the answer. */
-  const accept = (lines: Line[]): Line[] => {
-    if (done || fault !== undefined) return []
-    for (const [index, line] of lines.entries()) {
-      if (line.error !== undefined) {
-        fault = toStreamFault(String(line.error))
+  #accept(lines: Line[]): Line[] {
+    if (this.#done || this.#fault !== undefined) return []
+    for (let index = 0; index < lines.length; index++) {
+      const line = lines[index]
+      if (line?.error !== undefined) {
+        this.#fault = toStreamFault(String(line.error))
         return lines.slice(0, index)
       }
-      if (line.done === true || line.embeddings !== undefined) {
-        done = true
+      if (line?.done === true || line?.embeddings !== undefined) {
+        this.#done = true
         return lines.slice(0, index + 1)
       }
     }
     return lines
   }
 
-  const decode = (read: () => Line[]): Line[] => {
-    try {
-      return accept(read())
-    } catch (cause) {
-      if (!(cause instanceof LineError)) throw cause
-      // What came whole before the garbage was sent and is billed.
-      const before = accept(cause.before)
-      if (!done) fault ??= unreadable(cause)
-      return before
-    }
-  }
-
-  return {
-    push: bytes => decode(() => decoder.push(bytes)),
-    end() {
-      const lines = decode(() => decoder.end())
-      if (!done) fault ??= brokeOff('the body ended without a done line')
-      return lines
-    },
-    get done() {
-      return done
-    },
-    get fault() {
-      return fault
-    },
+  /** What came whole before the garbage was sent and is billed. */
+  #acceptBefore(cause: unknown): Line[] {
+    if (!(cause instanceof LineError)) throw cause
+    const before = this.#accept(cause.before)
+    if (!this.#done) this.#fault ??= unreadable(cause)
+    return before
   }
 }

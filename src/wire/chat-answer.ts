@@ -7,7 +7,7 @@
 import type { ErrorBody } from '../errors.ts'
 import { DONE, encodeEvent, escapeSeparators } from './framing.ts'
 import { createLogprobReader, type LogprobReader } from './logprobs.ts'
-import type { Line } from './ollama.ts'
+import type { Line, OllamaToolCall } from './ollama.ts'
 import type { AssistantMessage, ChatCompletion, Delta, FinishReason, Logprobs, ToolCall } from './openai.ts'
 import { type CallReader, createCallReader } from './tool-calls.ts'
 import type { Usage, Writer } from './writer.ts'
@@ -50,44 +50,89 @@ const partsOf = (line: Line) => {
 
 const toFunctionCall = (call: ToolCall | undefined) => (call?.type === 'function' ? call.function : undefined)
 
-type StreamedRun = {
-  started: boolean
-  finished: boolean
-  calls: CallReader
-  logprobs: LogprobReader | undefined
-  /** An event up to its text: most lines are plain text, and only the text of theirs differs. */
-  beforeContent: string
-  beforeReasoning: string
-}
 const afterText = '},"finish_reason":null}]}\n\n'
 
-/** Server-sent events, one or none a line; `end` closes with usage where asked for and `[DONE]`. */
-export const createChatStream = (head: AnswerHead): Writer => {
-  const { id, created, model, legacyFunctions, serviceTier } = head
-  const identity = { id, object: 'chat.completion.chunk', created, model }
-  const common = escapeSeparators(
-    JSON.stringify(serviceTier === true ? { ...identity, service_tier: 'default' } : identity).slice(0, -1),
-  )
-  const runs: (StreamedRun | undefined)[] = []
+/** One choice of a stream. */
+class StreamedRun {
+  readonly calls: CallReader
+  readonly logprobs: LogprobReader | undefined
+  /** An event up to its text: most lines are plain text, and only the text of theirs differs. */
+  readonly beforeContent: string
+  readonly beforeReasoning: string
+  started = false
+  finished = false
 
-  const runOf = (index: number): StreamedRun => {
-    const known = runs[index]
-    if (known !== undefined) return known
+  constructor(head: AnswerHead, common: string, index: number) {
     const before = `data: ${common},"choices":[{"index":${index},"delta":{`
-    const run: StreamedRun = {
-      started: false,
-      finished: false,
-      calls: createCallReader(head),
-      logprobs: head.logprobs ? createLogprobReader() : undefined,
-      beforeContent: `${before}"content":`,
-      beforeReasoning: `${before}"reasoning_content":`,
-    }
-    runs[index] = run
+    this.calls = createCallReader(head)
+    this.logprobs = head.logprobs ? createLogprobReader() : undefined
+    this.beforeContent = `${before}"content":`
+    this.beforeReasoning = `${before}"reasoning_content":`
+  }
+}
+
+class ChatStream implements Writer {
+  readonly #head: AnswerHead
+  /** The members that all chunks share, without the closing brace. */
+  readonly #common: string
+  readonly #runs: (StreamedRun | undefined)[] = []
+
+  constructor(head: AnswerHead) {
+    const { id, created, model, serviceTier } = head
+    const identity = { id, object: 'chat.completion.chunk', created, model }
+    this.#head = head
+    this.#common = escapeSeparators(
+      JSON.stringify(serviceTier === true ? { ...identity, service_tier: 'default' } : identity).slice(0, -1),
+    )
+  }
+
+  line(index: number, line: Line): string {
+    const run = this.#runOf(index)
+    const { content, thinking, calls } = partsOf(line)
+    const logprobs = run.logprobs?.read(line, content)
+    let events = ''
+    if (thinking !== '')
+      events += run.started
+        ? run.beforeReasoning + escapeSeparators(JSON.stringify(thinking)) + afterText
+        : this.#event(index, { reasoning_content: thinking }, null)
+    if (content !== '')
+      events +=
+        run.started && logprobs === undefined
+          ? run.beforeContent + escapeSeparators(JSON.stringify(content)) + afterText
+          : this.#event(index, { content }, null, logprobs)
+    if (calls.length > 0) events += this.#callEvent(index, run, calls)
+    return events
+  }
+
+  endRun(index: number, reason: string | undefined): string {
+    const run = this.#runOf(index)
+    if (run.finished) return ''
+    run.finished = true
+    return this.#event(index, {}, toFinishReason(reason, run.calls.count(), this.#head.legacyFunctions))
+  }
+
+  end(usage: Usage): string {
+    let events = ''
+    for (let index = 0; index < this.#head.choices; index++) events += this.endRun(index, 'length')
+    if (this.#head.includeUsage)
+      events += encodeEvent(`${this.#common},"choices":[],"usage":${JSON.stringify(usage)}}`)
+    return events + DONE
+  }
+
+  fail(error: ErrorBody): string {
+    return encodeEvent(JSON.stringify(error))
+  }
+
+  #runOf(index: number): StreamedRun {
+    const known = this.#runs[index]
+    if (known !== undefined) return known
+    const run = new StreamedRun(this.#head, this.#common, index)
+    this.#runs[index] = run
     return run
   }
 
-  const event = (index: number, delta: Delta, finish: FinishReason | null, logprobs?: Logprobs): string => {
-    const run = runOf(index)
+  #event(index: number, delta: Delta, finish: FinishReason | null, logprobs?: Logprobs): string {
+    const run = this.#runOf(index)
     const whole = run.started ? delta : { role: 'assistant', ...delta }
     run.started = true
     const choice = {
@@ -96,91 +141,107 @@ export const createChatStream = (head: AnswerHead): Writer => {
       ...(logprobs === undefined ? {} : { logprobs }),
       finish_reason: finish,
     }
-    return encodeEvent(`${common},"choices":[${JSON.stringify(choice)}]}`)
+    return encodeEvent(`${this.#common},"choices":[${JSON.stringify(choice)}]}`)
   }
 
-  const callEvent = (index: number, run: StreamedRun, line: Line): string => {
+  #callEvent(index: number, run: StreamedRun, told: OllamaToolCall[]): string {
     const first = run.calls.count()
-    const calls = run.calls.read(partsOf(line).calls)
+    const calls = run.calls.read(told)
     if (calls.length === 0) return ''
     const opening = run.started ? {} : { content: null }
-    const legacyCall = legacyFunctions ? toFunctionCall(calls[0]) : undefined
+    const legacyCall = this.#head.legacyFunctions ? toFunctionCall(calls[0]) : undefined
     const delta =
       legacyCall === undefined
         ? { ...opening, tool_calls: calls.map((call, offset) => ({ index: first + offset, ...call })) }
         : { ...opening, function_call: legacyCall }
-    return event(index, delta, null)
-  }
-
-  const endRun = (index: number, reason: string | undefined): string => {
-    const run = runOf(index)
-    if (run.finished) return ''
-    run.finished = true
-    return event(index, {}, toFinishReason(reason, run.calls.count(), legacyFunctions))
-  }
-
-  return {
-    line(index, line) {
-      const run = runOf(index)
-      const { content, thinking, calls } = partsOf(line)
-      const logprobs = run.logprobs?.read(line, content)
-      let events = ''
-      if (thinking !== '')
-        events += run.started
-          ? run.beforeReasoning + escapeSeparators(JSON.stringify(thinking)) + afterText
-          : event(index, { reasoning_content: thinking }, null)
-      if (content !== '')
-        events +=
-          run.started && logprobs === undefined
-            ? run.beforeContent + escapeSeparators(JSON.stringify(content)) + afterText
-            : event(index, { content }, null, logprobs)
-      if (calls.length > 0) events += callEvent(index, run, line)
-      return events
-    },
-    endRun,
-    end(usage) {
-      let events = ''
-      for (let index = 0; index < head.choices; index++) events += endRun(index, 'length')
-      if (head.includeUsage) events += encodeEvent(`${common},"choices":[],"usage":${JSON.stringify(usage)}}`)
-      return events + DONE
-    },
-    fail: (error: ErrorBody) => encodeEvent(JSON.stringify(error)),
+    return this.#event(index, delta, null)
   }
 }
 
-type WholeRun = {
-  content: string
-  thinking: string
-  calls: CallReader
-  told: ToolCall[]
-  logprobs: LogprobReader | undefined
-  shown: Logprobs['content']
+/** Server-sent events, one or none a line; `end` closes with usage where asked for and `[DONE]`. */
+export const createChatStream = (head: AnswerHead): Writer => new ChatStream(head)
+
+/** One choice of a plain answer. */
+class WholeRun {
+  readonly calls: CallReader
+  readonly logprobs: LogprobReader | undefined
+  readonly told: ToolCall[] = []
+  readonly shown: Logprobs['content'] = []
+  content = ''
+  thinking = ''
   finish: FinishReason | undefined
+
+  constructor(head: AnswerHead) {
+    this.calls = createCallReader(head)
+    this.logprobs = head.logprobs ? createLogprobReader() : undefined
+  }
 }
 
-/** One JSON object, built from the lines and given by `end`. */
-export const createChatAnswer = (head: AnswerHead): Writer => {
-  const { id, created, model, legacyFunctions, serviceTier } = head
-  const runs: (WholeRun | undefined)[] = []
+class ChatAnswer implements Writer {
+  readonly #head: AnswerHead
+  readonly #runs: (WholeRun | undefined)[] = []
 
-  const runOf = (index: number): WholeRun => {
-    const known = runs[index]
-    if (known !== undefined) return known
-    const run: WholeRun = {
-      content: '',
-      thinking: '',
-      calls: createCallReader(head),
-      told: [],
-      logprobs: head.logprobs ? createLogprobReader() : undefined,
-      shown: [],
-      finish: undefined,
+  constructor(head: AnswerHead) {
+    this.#head = head
+  }
+
+  line(index: number, line: Line): string {
+    const run = this.#runOf(index)
+    const { content, thinking, calls } = partsOf(line)
+    run.content += content
+    run.thinking += thinking
+    const logprobs = run.logprobs?.read(line, content)
+    if (logprobs !== undefined) for (const token of logprobs.content) run.shown.push(token)
+    if (calls.length > 0) run.told.push(...run.calls.read(calls))
+    return ''
+  }
+
+  endRun(index: number, reason: string | undefined): string {
+    const run = this.#runOf(index)
+    run.finish ??= toFinishReason(reason, run.told.length, this.#head.legacyFunctions)
+    return ''
+  }
+
+  end(usage: Usage): string {
+    const { id, created, model, choices, serviceTier } = this.#head
+    const completion: ChatCompletion = {
+      id,
+      object: 'chat.completion',
+      created,
+      model,
+      choices: Array.from({ length: Math.max(choices, this.#runs.length) }, (_, index) =>
+        this.#toChoice(index),
+      ),
+      usage,
+      ...(serviceTier === true ? { service_tier: 'default' as const } : {}),
     }
-    runs[index] = run
+    return JSON.stringify(completion)
+  }
+
+  fail(error: ErrorBody): string {
+    return JSON.stringify(error)
+  }
+
+  #runOf(index: number): WholeRun {
+    const known = this.#runs[index]
+    if (known !== undefined) return known
+    const run = new WholeRun(this.#head)
+    this.#runs[index] = run
     return run
   }
 
-  const toMessage = ({ content, thinking, told }: WholeRun): AssistantMessage => {
-    const legacyCall = legacyFunctions ? toFunctionCall(told[0]) : undefined
+  #toChoice(index: number): ChatCompletion['choices'][number] {
+    const run = this.#runOf(index)
+    return {
+      index,
+      message: this.#toMessage(run),
+      logprobs: run.shown.length > 0 ? { content: run.shown, refusal: null } : null,
+      finish_reason: run.finish ?? 'length',
+    }
+  }
+
+  #toMessage({ content, thinking, told }: WholeRun): AssistantMessage {
+    const legacyCall = this.#head.legacyFunctions ? toFunctionCall(told[0]) : undefined
     return {
       role: 'assistant',
       content: content === '' && told.length > 0 ? null : content,
@@ -191,45 +252,7 @@ export const createChatAnswer = (head: AnswerHead): Writer => {
       ...(told.length > 0 && legacyCall === undefined ? { tool_calls: told } : {}),
     }
   }
-
-  const toChoice = (index: number): ChatCompletion['choices'][number] => {
-    const run = runOf(index)
-    return {
-      index,
-      message: toMessage(run),
-      logprobs: run.shown.length > 0 ? { content: run.shown, refusal: null } : null,
-      finish_reason: run.finish ?? 'length',
-    }
-  }
-
-  return {
-    line(index, line) {
-      const run = runOf(index)
-      const { content, thinking, calls } = partsOf(line)
-      run.content += content
-      run.thinking += thinking
-      const logprobs = run.logprobs?.read(line, content)
-      if (logprobs !== undefined) for (const token of logprobs.content) run.shown.push(token)
-      if (calls.length > 0) run.told.push(...run.calls.read(calls))
-      return ''
-    },
-    endRun(index, reason) {
-      const run = runOf(index)
-      run.finish ??= toFinishReason(reason, run.told.length, legacyFunctions)
-      return ''
-    },
-    end(usage: Usage) {
-      const completion: ChatCompletion = {
-        id,
-        object: 'chat.completion',
-        created,
-        model,
-        choices: Array.from({ length: Math.max(head.choices, runs.length) }, (_, index) => toChoice(index)),
-        usage,
-        ...(serviceTier === true ? { service_tier: 'default' as const } : {}),
-      }
-      return JSON.stringify(completion)
-    },
-    fail: (error: ErrorBody) => JSON.stringify(error),
-  }
 }
+
+/** One JSON object, built from the lines and given by `end`. */
+export const createChatAnswer = (head: AnswerHead): Writer => new ChatAnswer(head)

@@ -29,79 +29,86 @@ export interface LineDecoder {
 
 const newline = 10
 
-/**
- * Bytes → JSON objects, one a line; blank lines are skipped. A line of more than `lineBytesMax` bytes (its newline
- * not counted), or one that is not a JSON object, throws a `LineError`; the decoder is of no use after that.
- */
-export const createLineDecoder = ({ lineBytesMax }: { lineBytesMax: number }): LineDecoder => {
-  const utf8 = new TextDecoder()
-  let pending: Uint8Array[] = []
-  let pendingBytes = 0
+class Decoder implements LineDecoder {
+  readonly #utf8 = new TextDecoder()
+  readonly #lineBytesMax: number
+  #pending: Uint8Array[] = []
+  #pendingBytes = 0
 
-  const parse = (text: string, into: Line[]) => {
-    if (text.trim() === '') return
-    let value: unknown
-    try {
-      value = JSON.parse(text)
-    } catch {
-      throw new LineError('not_json', into)
-    }
-    if (typeof value !== 'object' || value === null || Array.isArray(value))
-      throw new LineError('not_json', into)
-    into.push(value as Line)
+  constructor(lineBytesMax: number) {
+    this.#lineBytesMax = lineBytesMax
   }
 
-  const takePending = (last: Uint8Array): Uint8Array => {
-    if (pendingBytes === 0) return last
-    const whole = new Uint8Array(pendingBytes + last.length)
+  push(bytes: Uint8Array): Line[] {
+    const lines: Line[] = []
+    const last = bytes.lastIndexOf(newline)
+    if (last === -1) {
+      this.#keep(bytes, lines)
+      return lines
+    }
+    const whole = this.#takePending(bytes.subarray(0, last))
+    if (whole.length <= this.#lineBytesMax) {
+      for (const text of this.#utf8.decode(whole).split('\n')) parseLine(text, lines)
+    } else {
+      for (let start = 0; start <= whole.length; ) {
+        const found = whole.indexOf(newline, start)
+        const end = found === -1 ? whole.length : found
+        if (end - start > this.#lineBytesMax) throw new LineError('too_long', lines)
+        parseLine(this.#utf8.decode(whole.subarray(start, end)), lines)
+        start = end + 1
+      }
+    }
+    this.#keep(bytes.subarray(last + 1), lines)
+    return lines
+  }
+
+  end(): Line[] {
+    const lines: Line[] = []
+    parseLine(this.#utf8.decode(this.#takePending(new Uint8Array(0))), lines)
+    return lines
+  }
+
+  #takePending(last: Uint8Array): Uint8Array {
+    if (this.#pendingBytes === 0) return last
+    const whole = new Uint8Array(this.#pendingBytes + last.length)
     let offset = 0
-    for (const piece of pending) {
+    for (const piece of this.#pending) {
       whole.set(piece, offset)
       offset += piece.length
     }
     whole.set(last, offset)
-    pending = []
-    pendingBytes = 0
+    this.#pending = []
+    this.#pendingBytes = 0
     return whole
   }
 
-  const keep = (bytes: Uint8Array, before: Line[]) => {
+  #keep(bytes: Uint8Array, before: Line[]) {
     if (bytes.length === 0) return
-    if (pendingBytes + bytes.length > lineBytesMax) throw new LineError('too_long', before)
-    pending.push(bytes)
-    pendingBytes += bytes.length
-  }
-
-  return {
-    push(bytes) {
-      const lines: Line[] = []
-      const last = bytes.lastIndexOf(newline)
-      if (last === -1) {
-        keep(bytes, lines)
-        return lines
-      }
-      const whole = takePending(bytes.subarray(0, last))
-      if (whole.length <= lineBytesMax) {
-        for (const text of utf8.decode(whole).split('\n')) parse(text, lines)
-      } else {
-        for (let start = 0; start <= whole.length; ) {
-          const found = whole.indexOf(newline, start)
-          const end = found === -1 ? whole.length : found
-          if (end - start > lineBytesMax) throw new LineError('too_long', lines)
-          parse(utf8.decode(whole.subarray(start, end)), lines)
-          start = end + 1
-        }
-      }
-      keep(bytes.subarray(last + 1), lines)
-      return lines
-    },
-    end() {
-      const lines: Line[] = []
-      parse(utf8.decode(takePending(new Uint8Array(0))), lines)
-      return lines
-    },
+    if (this.#pendingBytes + bytes.length > this.#lineBytesMax) throw new LineError('too_long', before)
+    this.#pending.push(bytes)
+    this.#pendingBytes += bytes.length
   }
 }
+
+const parseLine = (text: string, into: Line[]) => {
+  if (text.trim() === '') return
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    throw new LineError('not_json', into)
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new LineError('not_json', into)
+  into.push(value as Line)
+}
+
+/**
+ * Bytes → JSON objects, one a line; blank lines are skipped. A line of more than `lineBytesMax` bytes (its newline
+ * not counted), or one that is not a JSON object, throws a `LineError`; the decoder is of no use after that.
+ */
+export const createLineDecoder = ({ lineBytesMax }: { lineBytesMax: number }): LineDecoder =>
+  new Decoder(lineBytesMax)
 
 const separators = /[\u0085\u2028\u2029]/
 const everySeparator = /[\u0085\u2028\u2029]/g

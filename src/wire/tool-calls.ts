@@ -31,28 +31,40 @@ export interface CallReader {
   read(calls: readonly OllamaToolCall[]): ToolCall[]
 }
 
-/** For one run. Ids are Ollama's where it sent one that was not seen before. */
-export const createCallReader = (settings: CallSettings): CallReader => {
-  const { customTools, firstToolCallOnly, legacyFunctions, newToolCallId } = settings
-  const callsMax = firstToolCallOnly || legacyFunctions ? 1 : Number.POSITIVE_INFINITY
-  const ids = new Set<string>()
-  return {
-    count: () => ids.size,
-    read(calls) {
-      const told: ToolCall[] = []
-      for (const call of calls) {
-        if (ids.size >= callsMax) break
-        if (!isObject(call) || !isObject(call.function) || typeof call.function.name !== 'string') continue
-        const { name, arguments: values } = call.function
-        const id = call.id === undefined || call.id === '' || ids.has(call.id) ? newToolCallId() : call.id
-        ids.add(id)
-        told.push(
-          customTools?.has(name)
-            ? { id, type: 'custom', custom: { name, input: toInput(values) } }
-            : { id, type: 'function', function: { name, arguments: toArguments(values) } },
-        )
-      }
-      return told
-    },
+class Reader implements CallReader {
+  readonly #settings: CallSettings
+  /** Made at the first call: most answers have none. */
+  #ids: Set<string> | undefined
+
+  constructor(settings: CallSettings) {
+    this.#settings = settings
+  }
+
+  count(): number {
+    return this.#ids?.size ?? 0
+  }
+
+  read(calls: readonly OllamaToolCall[]): ToolCall[] {
+    const { customTools, firstToolCallOnly, legacyFunctions, newToolCallId } = this.#settings
+    const callsMax = firstToolCallOnly || legacyFunctions ? 1 : Number.POSITIVE_INFINITY
+    this.#ids ??= new Set()
+    const ids = this.#ids
+    const told: ToolCall[] = []
+    for (const call of calls) {
+      if (ids.size >= callsMax) break
+      if (!isObject(call) || !isObject(call.function) || typeof call.function.name !== 'string') continue
+      const { name, arguments: values } = call.function
+      const id = call.id === undefined || call.id === '' || ids.has(call.id) ? newToolCallId() : call.id
+      ids.add(id)
+      told.push(
+        customTools?.has(name)
+          ? { id, type: 'custom', custom: { name, input: toInput(values) } }
+          : { id, type: 'function', function: { name, arguments: toArguments(values) } },
+      )
+    }
+    return told
   }
 }
+
+/** For one run. Ids are Ollama's where it sent one that was not seen before. */
+export const createCallReader = (settings: CallSettings): CallReader => new Reader(settings)
