@@ -79,9 +79,11 @@ export const ordersOf = (
   if (load === 'open5000' && server.name === 'direct') return []
   if (load !== 'refused') return [{ row: server.name, order: shapes[load](short) }]
   if (server.name === 'bare') return [{ row: 'bare', order: refused(short) }]
-  if (server.exhaustedKey === undefined) return []
+  if (server.closedKeys === undefined) return []
+  const { requests, tokens } = server.closedKeys
   return [
     { row: `${server.name} 401`, order: { ...refused(short), key: 'sk-bench-wrong', status: 401 } },
-    { row: `${server.name} 429`, order: { ...refused(short), key: server.exhaustedKey, status: 429 } },
+    { row: `${server.name} 429 requests`, order: { ...refused(short), key: requests, status: 429 } },
+    { row: `${server.name} 429 tokens`, order: { ...refused(short), key: tokens, status: 429 } },
   ]
 }

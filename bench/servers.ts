@@ -12,8 +12,8 @@ export type Server = {
   path: string
   dialect: Dialect
   key?: string
-  /** A key whose requests are refused with 429. */
-  exhaustedKey?: string
+  /** Keys whose requests are refused with 429, by a limit of requests and by one of tokens. */
+  closedKeys?: { requests: string; tokens: string }
   /** Undefined for a server by URL: its CPU time and memory can't be known. */
   pid?: number
   stop(): Promise<void>
@@ -183,31 +183,50 @@ export const startProxy = async ({
   return { ...server, pid: child.pid, adminKey, startedMs, databasePath: path, stop }
 }
 
-const limits = (size: number) => ({
-  requests_per_minute: size,
-  requests_per_day: size,
-  tokens_per_minute: size,
-  tokens_per_day: size,
-  total_token_limit: size,
-})
+/** All five limits set, and never reached. */
+const distant = {
+  requests_per_minute: 1e12,
+  requests_per_day: 1e12,
+  tokens_per_minute: 1e12,
+  tokens_per_day: 1e12,
+  total_token_limit: 1e12,
+}
 
-const createUser = async ({ port, adminKey }: ProxyServer, userId: string, size: number): Promise<string> => {
+const createUser = async (
+  { port, adminKey }: ProxyServer,
+  userId: string,
+  limits: Partial<typeof distant> = {},
+): Promise<string> => {
   const answer = await fetch(`http://127.0.0.1:${port}/admin/users`, {
     method: 'POST',
     headers: { authorization: `Bearer ${adminKey}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ user_id: userId, limits: limits(size) }),
+    body: JSON.stringify({ user_id: userId, limits: { ...distant, ...limits } }),
   })
   const body = (await answer.json()) as { api_key: string }
   if (answer.status !== 201) throw new Error(`The proxy made no user: ${JSON.stringify(body)}`)
   return body.api_key
 }
 
-/** A proxy with a user whose five limits are set and never reached, and one whose limits are reached at once. */
+/** A proxy with a user whose five limits are never reached, and users who have used up one of theirs. */
 export const startProxyWithUsers = async (options: ProxyOptions): Promise<ProxyServer> => {
   const proxy = await startProxy(options)
-  proxy.key = await createUser(proxy, 'bench', 1e12)
-  proxy.exhaustedKey = await createUser(proxy, 'exhausted', 0)
+  proxy.key = await createUser(proxy, 'bench')
+  proxy.closedKeys = {
+    requests: await createUser(proxy, 'closed-requests', { requests_per_day: 1 }),
+    tokens: await createUser(proxy, 'closed-tokens', { tokens_per_day: 60 }),
+  }
+  for (const key of Object.values(proxy.closedKeys)) await useUp(proxy, key)
   return proxy
+}
+
+/** One completion, after which the next one is refused. */
+const useUp = async ({ port, path }: ProxyServer, key: string) => {
+  const answer = await fetch(`http://127.0.0.1:${port}${path}`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ model: 'fake-c20-i0-b1', messages: [{ role: 'user', content: 'Hello' }] }),
+  })
+  if (answer.status !== 200) throw new Error(`The proxy gave no completion: ${await answer.text()}`)
 }
 
 /** A server that runs already; its path says which dialect it speaks. */

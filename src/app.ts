@@ -14,6 +14,7 @@ import { authenticate, requireAdmin } from './http/auth.ts'
 import { jsonBody } from './http/body.ts'
 import { toChatOrder, uploadBody } from './http/chat.ts'
 import { toCompletionOrder } from './http/completions.ts'
+import { createEarlyRefusal } from './http/early.ts'
 import { toEmbeddingOrder } from './http/embeddings.ts'
 import type { AppEnv } from './http/env.ts'
 import { createImageLoader, type ImageDeps } from './http/images.ts'
@@ -255,8 +256,11 @@ export const createApp = (deps: Deps) => {
     return c.json(error.body, error.status as 400)
   }
 
+  const refuseEarly = createEarlyRefusal({ ...deps, principals, tally, corsOrigins: config.corsOrigins })
+
   return {
-    fetch: app.fetch as (request: Request) => Response | Promise<Response>,
+    fetch: (request: Request): Response | Promise<Response> =>
+      (draining ? undefined : refuseEarly(request)) ?? app.fetch(request),
     upstream,
     /** Prices are read once; call before the first request. */
     ready: () => models.loadPrices(),

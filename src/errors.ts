@@ -41,6 +41,20 @@ export type ErrorBody = {
   error: { message: string; type: string; param: string | null; code: string | null }
 }
 
+/** What a client is told of a refusal, before anything is thrown. */
+export type Fault = { kind: ErrorKind; message: string; headers: Record<string, string> }
+
+export const statusOf = (kind: ErrorKind): number => kinds[kind][0]
+
+export const toErrorBody = (
+  kind: ErrorKind,
+  message: string,
+  { param, code }: Pick<Details, 'param' | 'code'> = {},
+): ErrorBody => {
+  const [, type, usualCode] = kinds[kind]
+  return { error: { message, type, param: param ?? null, code: code === undefined ? usualCode : code } }
+}
+
 type Details = {
   /** The field at fault, in OpenAI's path style: `messages[0].content[1].image_url`. */
   param?: string | null
@@ -60,19 +74,11 @@ export class ApiError extends Error {
 
   constructor(kind: ErrorKind, message: string, details: Details = {}) {
     super(message, 'cause' in details ? { cause: details.cause } : undefined)
-    const [status, type, code] = kinds[kind]
     this.name = 'ApiError'
     this.kind = kind
-    this.status = status
+    this.status = statusOf(kind)
     this.headers = details.headers ?? {}
-    this.body = {
-      error: {
-        message,
-        type,
-        param: details.param ?? null,
-        code: details.code === undefined ? code : details.code,
-      },
-    }
+    this.body = toErrorBody(kind, message, details)
   }
 }
 

@@ -20,6 +20,8 @@ export type Caller = {
 export interface Principals {
   /** Undefined for an unknown, revoked or expired key. */
   find(key: string): Promise<Caller | undefined>
+  /** The same at once, where the key was asked for lately; null where it must be looked up. */
+  recall(key: string): Caller | undefined | null
   /** After a change to keys, models or users: the next request of every key is looked up anew. */
   forget(): void
   /** New limits, for callers at hand and streams in flight too. */
@@ -27,6 +29,7 @@ export interface Principals {
 }
 
 const CALLERS_MAX = 10_000
+const STRANGERS_MAX = 10_000
 /** `last_used_at` is true to the minute: a write per request would double the ledger's work. */
 const NOTE_EVERY_MS = 60_000
 
@@ -37,6 +40,8 @@ export const createPrincipals = (deps: {
   noteKeyUse: (keyId: number, atMs: number) => void
 }): Principals => {
   const callers = new Map<string, Caller>()
+  /** Keys that act for nobody. One that is made later is new: nobody can have tried it before. */
+  const strangers = new Set<string>()
   const accounts = new Map<number, WeakRef<Account>>()
   const lost = new FinalizationRegistry<number>(userNumber => {
     if (accounts.get(userNumber)?.deref() === undefined) accounts.delete(userNumber)
@@ -58,7 +63,11 @@ export const createPrincipals = (deps: {
     const principal = await deps.store.findPrincipal(hash)
     // Something changed meanwhile: what was read may be of before.
     if (began !== generation) return lookUp(hash)
-    if (principal === undefined) return undefined
+    if (principal === undefined) {
+      if (strangers.size >= STRANGERS_MAX) strangers.clear()
+      strangers.add(hash)
+      return undefined
+    }
     const { keyId, models, expiresAt } = principal
     const caller: Caller = {
       account: accountOf(principal),
@@ -72,21 +81,33 @@ export const createPrincipals = (deps: {
     return caller
   }
 
+  /** The caller, unless its key has expired; tells the ledger now and then that the key is in use. */
+  const inUse = (caller: Caller | undefined): Caller | undefined => {
+    const nowMs = deps.now()
+    if (caller === undefined || (caller.expiresAt !== null && caller.expiresAt <= nowMs)) return undefined
+    if (nowMs - caller.notedMs >= NOTE_EVERY_MS) {
+      caller.notedMs = nowMs
+      deps.noteKeyUse(caller.keyId, nowMs)
+    }
+    return caller
+  }
+
   return {
     async find(key) {
       const hash = deps.sha256(key)
-      const caller = callers.get(hash) ?? (await lookUp(hash))
-      const nowMs = deps.now()
-      if (caller === undefined || (caller.expiresAt !== null && caller.expiresAt <= nowMs)) return undefined
-      if (nowMs - caller.notedMs >= NOTE_EVERY_MS) {
-        caller.notedMs = nowMs
-        deps.noteKeyUse(caller.keyId, nowMs)
-      }
-      return caller
+      if (strangers.has(hash)) return undefined
+      return inUse(callers.get(hash) ?? (await lookUp(hash)))
+    },
+    recall(key) {
+      const hash = deps.sha256(key)
+      if (strangers.has(hash)) return undefined
+      const caller = callers.get(hash)
+      return caller === undefined ? null : inUse(caller)
     },
     forget() {
       generation++
       callers.clear()
+      strangers.clear()
     },
     setLimits(userNumber, limits) {
       generation++

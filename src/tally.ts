@@ -19,7 +19,7 @@ export const createTally = ({ ticker, steady, log }: { ticker: Ticker; steady: (
 
   return {
     /** One answer that was an error, by its code. */
-    count({ status, body }: ApiError) {
+    count({ status, body }: Pick<ApiError, 'status' | 'body'>) {
       const code = `${status} ${body.error.code ?? body.error.type}`
       counts[code] = (counts[code] ?? 0) + 1
     },

@@ -1,13 +1,13 @@
 /** Who is calling: a client by its key, the admin by the one admin key. Deny by default. */
 import type { Context, MiddlewareHandler } from 'hono'
 import { DEFAULT_ADMIN_KEY } from '../config.ts'
-import { ApiError } from '../errors.ts'
+import { ApiError, type Fault } from '../errors.ts'
 import type { Principals } from '../principals.ts'
 import type { AppEnv } from './env.ts'
 
-/** The token of `Authorization: Bearer …` (scheme in any case), or undefined. */
-const bearerToken = (c: Context): string | undefined =>
-  /^bearer +(\S+) *$/i.exec(c.req.header('authorization') ?? '')?.[1]
+/** The token of an `Authorization: Bearer …` header (scheme in any case), or undefined. */
+export const bearerToken = (authorization: string | null | undefined): string | undefined =>
+  /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1]
 
 const challenge = { 'www-authenticate': 'Bearer realm="ai-usage-proxy"' }
 
@@ -15,24 +15,33 @@ const challenge = { 'www-authenticate': 'Bearer realm="ai-usage-proxy"' }
 const masked = (key: string) => (key.length > 12 ? `${key.slice(0, 3)}…${key.slice(-4)}` : '…')
 
 /** Longer than any key of ours (sk- + 64 + - + 44); a megabyte of header must not be hashed. */
-const KEY_LENGTH_MAX = 256
+export const KEY_LENGTH_MAX = 256
+
+const missingKey: Fault = {
+  kind: 'missing_key',
+  message:
+    "You didn't provide an API key. Send it in the Authorization header: `Authorization: Bearer YOUR_KEY`.",
+  headers: challenge,
+}
+
+/** What a client is told whose key is missing (undefined) or acts for nobody. */
+export const toKeyFault = (key: string | undefined): Fault =>
+  key === undefined
+    ? missingKey
+    : {
+        kind: 'invalid_api_key',
+        message: `Incorrect API key provided: ${masked(key)}.`,
+        headers: challenge,
+      }
 
 /** `sk-{user_id}-{random}` → the caller. 401 otherwise. */
 export const authenticate = (principals: Principals): MiddlewareHandler<AppEnv> =>
   async function authenticateClient(c, next) {
-    const key = bearerToken(c)
-    if (key === undefined) {
-      throw new ApiError(
-        'missing_key',
-        "You didn't provide an API key. Send it in the Authorization header: `Authorization: Bearer YOUR_KEY`.",
-        { headers: challenge },
-      )
-    }
-    const caller = key.length <= KEY_LENGTH_MAX ? await principals.find(key) : undefined
+    const key = bearerToken(c.req.header('authorization'))
+    const caller = key === undefined || key.length > KEY_LENGTH_MAX ? undefined : await principals.find(key)
     if (caller === undefined) {
-      throw new ApiError('invalid_api_key', `Incorrect API key provided: ${masked(key)}.`, {
-        headers: challenge,
-      })
+      const { kind, message, headers } = toKeyFault(key)
+      throw new ApiError(kind, message, { headers })
     }
     c.set('caller', caller)
     await next()
@@ -75,7 +84,7 @@ export const requireAdmin = ({
 }: AdminAuthDeps): MiddlewareHandler<AppEnv> => {
   const expected = sha256(adminApiKey)
   return async function authenticateAdmin(c, next) {
-    const key = bearerToken(c)
+    const key = bearerToken(c.req.header('authorization'))
     if (key === undefined) {
       throw new ApiError('missing_admin_key', 'This endpoint needs `Authorization: Bearer ADMIN_API_KEY`.', {
         headers: challenge,

@@ -1,6 +1,6 @@
 /** The limiting middleware: asks admission, puts the permit on the context, or answers 429 with an honest time. */
 import type { MiddlewareHandler } from 'hono'
-import { ApiError } from '../errors.ts'
+import { ApiError, type Fault } from '../errors.ts'
 import type { LimitName, LimitState, Refusal, WindowStore } from '../limits/admission.ts'
 import type { TokenPrice } from '../store/ledger.ts'
 import type { Store } from '../store/store.ts'
@@ -38,7 +38,7 @@ const whenToReturn = ({ retryAfterMs, quotaFilled }: Refusal): string => {
 }
 
 /** A Refusal in OpenAI's words: which limit, its size, what is used, what this needed, and when to come back. */
-export const toLimitError = (refusal: Refusal): ApiError => {
+export const toLimitFault = (refusal: Refusal): Fault => {
   const { limit, size, used, reserved, needed, retryAfterMs, quotaFilled } = refusal
   const { unit, span } = limitWords[limit]
   const inFlight = reserved > 0 ? `, reserved by requests in flight ${reserved}` : ''
@@ -49,8 +49,8 @@ export const toLimitError = (refusal: Refusal): ApiError => {
     headers['retry-after-ms'] = String(retryAfterMs)
   }
   if (retryAfterMs === null || retryAfterMs > RETRY_WITHIN_MS) headers['x-should-retry'] = 'false'
-  if (quotaFilled) return new ApiError('insufficient_quota', message, { headers })
-  return new ApiError(unit === 'request' ? 'request_limit' : 'token_limit', message, { headers })
+  if (quotaFilled) return { kind: 'insufficient_quota', message, headers }
+  return { kind: unit === 'request' ? 'request_limit' : 'token_limit', message, headers }
 }
 
 type Windows = Record<LimitName, LimitState>
@@ -105,7 +105,10 @@ export const limit = ({ windows, store, steady, modelId, priceOf }: LimitDeps): 
     const decision = windows.admit(user, account.limits, demand, total, at)
     const state = windows.view(user, account.limits, total, at)
     for (const [name, value] of Object.entries(toLimitHeaders(state, at))) c.header(name, value)
-    if (!decision.admitted) throw toLimitError(decision)
+    if (!decision.admitted) {
+      const { kind, message, headers } = toLimitFault(decision)
+      throw new ApiError(kind, message, { headers })
+    }
     const { hold } = decision
     let taken = false
     try {

@@ -87,6 +87,8 @@ export interface WindowStore {
    * `settledTotal` is the user's lifetime total by the ledger, used where the store holds none for the user.
    */
   admit(user: number, limits: Limits, demand: Demand, settledTotal: number, nowMs: number): Admitted | Refusal
+  /** The refusal that `admit` would give, where the store holds the user's total itself. Takes nothing. */
+  refusal(user: number, limits: Limits, demand: Demand, nowMs: number): Refusal | undefined
   /** True when the store must be given a `settledTotal` for this user. */
   needsTotal(user: number): boolean
   /** The prompt was read by Ollama (its first line came): from now on it counts as delivered. Once; again does nothing. */

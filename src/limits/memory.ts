@@ -140,6 +140,13 @@ export const createMemoryWindows = (): WindowStore => {
       }
       return { admitted: true, hold }
     },
+    refusal(number, limits, demand, nowMs) {
+      const user = users.get(number)
+      const now = tick(nowMs)
+      if (user === undefined || Number.isNaN(user.total)) return undefined
+      age(user, now)
+      return refuse(user, limits, demand, now)
+    },
     needsTotal(number) {
       const user = users.get(number)
       return user === undefined || Number.isNaN(user.total)

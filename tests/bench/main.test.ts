@@ -22,7 +22,7 @@ test('the short benchmark loses no token, in no load, and writes its figures', a
     }
     expect(measurements.filter(({ result }) => result.wrong > 0 || result.right === 0)).toEqual([])
     expect(new Set(measurements.map(({ row }) => row))).toEqual(
-      new Set(['direct', 'bare', 'proxy', 'proxy 401', 'proxy 429']),
+      new Set(['direct', 'bare', 'proxy', 'proxy 401', 'proxy 429 requests', 'proxy 429 tokens']),
     )
     expect(starts).toHaveLength(1)
   } finally {

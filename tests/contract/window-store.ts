@@ -385,6 +385,47 @@ export const describeWindowStore = (name: string, make: () => WindowStore) => {
       for (const name of limitNames) expect([view[name].used, view[name].reserved]).toEqual([0, 0])
     })
 
+    test('the refusal told beforehand is the one that admitting gives, and takes nothing', () => {
+      const store = make()
+      const limits = { ...unlimited, requestsPerMinute: 2, tokensPerDay: 300 }
+      expect(store.refusal(1, limits, asks(1, 1), START)).toBeUndefined()
+      for (const atMs of [START, START + 7001]) spend(store, limits, asks(20, 30), atMs)
+      const nowMs = START + 9000
+      for (const demand of [asks(1, 1), asks(200, 0), asks(201, 5), asks(400, 1)]) {
+        const told = store.refusal(1, limits, demand, nowMs)
+        expect(told).toBeDefined()
+        expect(store.refusal(1, limits, demand, nowMs)).toEqual(told as Refusal)
+        expect(store.admit(1, limits, demand, 0, nowMs)).toEqual(told as Refusal)
+      }
+      expect(store.view(1, limits, 0, nowMs).requestsPerMinute.used).toBe(2)
+      expect(store.refusal(1, limits, asks(1, 1), START + MINUTE)).toBeUndefined()
+    })
+
+    test('a request limit that is named for a larger need is named for every smaller one', () => {
+      const small = fc.integer({ min: 0, max: 60 })
+      fc.assert(
+        fc.property(
+          limitsOf(size),
+          fc.array(fc.tuple(fc.nat(70_000), small, small), { maxLength: 12 }),
+          small,
+          small,
+          fc.nat(100),
+          (limits, past, prompt, usual, more) => {
+            const store = make()
+            let nowMs = START
+            for (const [pauseMs, ...demand] of past) {
+              nowMs += pauseMs
+              spend(store, limits, asks(...demand), nowMs)
+            }
+            const named = store.refusal(1, limits, asks(prompt + more, usual + more), nowMs)
+            if (named === undefined || !isOfRequests(named.limit)) return
+            expect(store.admit(1, limits, asks(prompt, usual), 0, nowMs)).toEqual(named)
+          },
+        ),
+        { numRuns: 3000 },
+      )
+    })
+
     test('alone it needs its prompt and one token, beside others its prompt and a usual answer', () => {
       const limits = { ...unlimited, tokensPerMinute: 500 }
       const store = make()
