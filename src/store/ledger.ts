@@ -57,6 +57,12 @@ export type Closing = {
 /** `atMs`: milliseconds since the request's arrival. */
 export type Checkpoint = { id: number; promptCounted: number; completionCounted: number; atMs: number }
 
+/** A running request whose state can be kept: asked for it when a group is written, and not before. */
+export interface Checkpointed {
+  readonly id: number
+  checkpoint(): Checkpoint
+}
+
 /** One transaction's worth of writes. */
 export type Batch = {
   open: Opening[]
@@ -76,8 +82,10 @@ export interface Ledger {
   open(row: Opening): Promise<void>
   /** Resolves when the new sum of grants is committed. */
   grant(id: number, completionPromised: number): Promise<void>
-  /** With the next group; nobody waits. */
-  checkpoint(point: Checkpoint): void
+  /** A checkpoint with the next group, which is written soon; nobody waits. */
+  checkpoint(request: Checkpointed): void
+  /** The same, with a group that others have written: while it goes on like this, one pays for many. */
+  offerCheckpoint(request: Checkpointed): void
   /** Resolves when what was handed in so far, checkpoints too, is committed; rejects when it could not be. */
   committed(): Promise<void>
   /**
@@ -106,10 +114,13 @@ export type LedgerDeps = {
 const emptyBatch = (): Batch => ({ open: [], grant: [], checkpoint: [], close: [], keyUse: [], learnt: [] })
 
 const RETRY_MS = 500
+/** A row takes 4 µs: of thousands of streams no more than so many hold up the event loop at once. */
+const CHECKPOINTS_A_GROUP = 256
 
 export const createLedger = (deps: LedgerDeps): Ledger => {
   let batch = emptyBatch()
-  let checkpoints = new Map<number, Checkpoint>()
+  /** By request, the longest waiting first. */
+  const offered = new Map<number, Checkpointed>()
   /** One promise a group, shared by all who wait for it. */
   let waited: PromiseWithResolvers<void> | undefined
   let scheduled = false
@@ -140,10 +151,16 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
     scheduled = false
     const group = batch
     const waiting = waited
-    group.checkpoint = [...checkpoints.values()]
+    for (const [id, request] of offered) {
+      if (group.checkpoint.length === CHECKPOINTS_A_GROUP) {
+        schedule()
+        break
+      }
+      offered.delete(id)
+      group.checkpoint.push(request.checkpoint())
+    }
     batch = emptyBatch()
     waited = undefined
-    checkpoints = new Map()
     const fresh = group.close
     if (unclosed.length > 0) group.close = unclosed.concat(fresh)
     try {
@@ -174,12 +191,15 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
       batch.grant.push({ id, completionPromised })
       return committed()
     },
-    checkpoint(point) {
-      checkpoints.set(point.id, point)
+    checkpoint(request) {
+      offered.set(request.id, request)
       schedule()
     },
+    offerCheckpoint(request) {
+      offered.set(request.id, request)
+    },
     close(row) {
-      checkpoints.delete(row.id)
+      offered.delete(row.id)
       batch.close.push(row)
       return committed()
     },

@@ -42,6 +42,13 @@ class Decoder implements LineDecoder {
   push(bytes: Uint8Array): Line[] {
     const lines: Line[] = []
     const last = bytes.lastIndexOf(newline)
+    if (last === bytes.length - 1 && this.#pendingBytes === 0 && bytes.length <= this.#lineBytesMax) {
+      // Whole lines and nothing else, the usual case: most reads are one line, which needs no splitting.
+      const text = this.#utf8.decode(bytes)
+      if (text.indexOf('\n') === text.length - 1) parseLine(text, lines)
+      else for (const line of text.slice(0, -1).split('\n')) parseLine(line, lines)
+      return lines
+    }
     if (last === -1) {
       this.#keep(bytes, lines)
       return lines
@@ -91,11 +98,11 @@ class Decoder implements LineDecoder {
 }
 
 const parseLine = (text: string, into: Line[]) => {
-  if (text.trim() === '') return
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch {
+    if (text.trim() === '') return
     throw new LineError('not_json', into)
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))

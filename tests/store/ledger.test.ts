@@ -1,0 +1,120 @@
+import { describe, expect, test } from 'bun:test'
+import { type Batch, type Closing, createLedger } from '../../src/store/ledger.ts'
+
+/** A ledger whose groups are written when `turn` is called, as by a turn of the event loop. */
+const createTurned = () => {
+  const groups: Batch[] = []
+  let tasks: (() => void)[] = []
+  let failing = false
+  const ledger = createLedger({
+    commit(batch) {
+      if (failing) throw new Error('full')
+      groups.push(batch)
+    },
+    soon: task => void tasks.push(task),
+    later: (_, task) => void tasks.push(task),
+    onFault: () => {},
+  })
+  return {
+    ledger,
+    groups,
+    fail(now: boolean) {
+      failing = now
+    },
+    turn() {
+      const due = tasks
+      tasks = []
+      for (const task of due) task()
+    },
+  }
+}
+
+const stream = (id: number) => {
+  const state = { id, tokens: 0, asked: 0 }
+  return {
+    state,
+    id,
+    checkpoint() {
+      state.asked++
+      return { id, promptCounted: 1, completionCounted: state.tokens, atMs: 0 }
+    },
+  }
+}
+const closing = (id: number): Closing => ({
+  id,
+  userNumber: 1,
+  keyId: 1,
+  modelId: 1,
+  kind: 'chat',
+  outcome: 'completed',
+  basis: 'measured',
+  promptTokens: 1,
+  completionTokens: 1,
+  price: { input: 0, output: 0 },
+  admittedAfterMs: 0,
+  queueMs: 0,
+  firstTokenMs: 0,
+  durationMs: 0,
+  loadUs: 0,
+  promptEvalUs: 0,
+  evalUs: 0,
+})
+
+describe('checkpoints', () => {
+  test('an offered one waits for a group of others and says what is true when that is written', () => {
+    const { ledger, groups, turn } = createTurned()
+    const one = stream(1)
+    one.state.tokens = 8
+    ledger.offerCheckpoint(one)
+    turn()
+    expect([groups.length, one.state.asked]).toEqual([0, 0])
+    one.state.tokens = 11
+    void ledger.close(closing(2))
+    one.state.tokens = 12
+    turn()
+    expect(groups.map(group => group.checkpoint.map(point => point.completionCounted))).toEqual([[12]])
+    void ledger.close(closing(3))
+    turn()
+    expect(one.state.asked).toBe(1)
+  })
+
+  test('a demanded one is written soon, and takes those along that were offered', () => {
+    const { ledger, groups, turn } = createTurned()
+    ledger.offerCheckpoint(stream(1))
+    ledger.checkpoint(stream(2))
+    turn()
+    expect(groups.map(group => group.checkpoint.map(point => point.id))).toEqual([[1, 2]])
+  })
+
+  test('thousands are written 256 at a time, a turn of the event loop between, each once', () => {
+    const { ledger, groups, turn } = createTurned()
+    for (let id = 1; id <= 600; id++) ledger.offerCheckpoint(stream(id))
+    ledger.checkpoint(stream(601))
+    for (let turns = 0; turns < 5; turns++) turn()
+    expect(groups.map(group => group.checkpoint.length)).toEqual([256, 256, 89])
+    expect(new Set(groups.flatMap(group => group.checkpoint.map(point => point.id))).size).toBe(601)
+  })
+
+  test('of a request that was closed none is written any more', () => {
+    const { ledger, groups, turn } = createTurned()
+    ledger.checkpoint(stream(1))
+    void ledger.close(closing(1))
+    turn()
+    expect(groups.map(group => [group.checkpoint.length, group.close.length])).toEqual([[0, 1]])
+  })
+})
+
+test('all who wait for a group that fails are told so, and its closings are tried again', async () => {
+  const { ledger, groups, turn, fail } = createTurned()
+  fail(true)
+  const waiting = [ledger.committed(), ledger.close(closing(1)), ledger.grant(1, 5)]
+  const told = Promise.allSettled(waiting)
+  turn()
+  expect((await told).map(one => one.status)).toEqual(['rejected', 'rejected', 'rejected'])
+  expect(ledger.pending).toBe(1)
+  fail(false)
+  turn()
+  turn()
+  expect(groups.flatMap(group => group.close.map(row => row.id))).toEqual([1])
+  expect(ledger.pending).toBe(0)
+})
