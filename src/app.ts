@@ -11,13 +11,14 @@ import type { FlightOutcome } from './flight.ts'
 import { accountRoutes } from './http/account.ts'
 import { adminRoutes } from './http/admin.ts'
 import { authenticate, requireAdmin } from './http/auth.ts'
-import { jsonBody } from './http/body.ts'
+import { chatBody, jsonBody } from './http/body.ts'
 import { toChatOrder, uploadBody } from './http/chat.ts'
 import { toCompletionOrder } from './http/completions.ts'
 import { createEarlyRefusal } from './http/early.ts'
 import { toEmbeddingOrder } from './http/embeddings.ts'
 import type { AppEnv } from './http/env.ts'
 import { createImageLoader, type ImageDeps } from './http/images.ts'
+import type { BeginLargeBody } from './http/large-body.ts'
 import { limit } from './http/limit.ts'
 import { complete, prepare } from './http/metered.ts'
 import { publicRoutes } from './http/public.ts'
@@ -66,6 +67,7 @@ export type Deps = {
   /** Takes the platform's idle timeout off a request whose body has been read: a cold model may load for minutes. */
   liftTimeout: (request: Request) => void
   isStorageFull: (error: unknown) => boolean
+  beginLargeBody: BeginLargeBody
   log: Log
 }
 
@@ -207,7 +209,7 @@ export const createApp = (deps: Deps) => {
     await next()
   }
   const body = {
-    chat: jsonBody(chatRequest, config.bodyBytesMax),
+    chat: chatBody(chatRequest, config.bodyBytesMax, deps.beginLargeBody),
     completion: jsonBody(completionRequest, config.bodyBytesMax),
     embedding: jsonBody(embeddingRequest, config.bodyBytesMax),
     upload: uploadBody(images, config.bodyBytesMax),

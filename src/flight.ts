@@ -7,6 +7,7 @@
  */
 import { ApiError } from './errors.ts'
 import { type Covered, Grant } from './grant.ts'
+import type { LargeBody } from './http/large-body.ts'
 import type { Hold, Limits, WindowStore } from './limits/admission.ts'
 import type { ModelLearnt } from './limits/learnt.ts'
 import { type Cost, Meter, type MeteredRun } from './meter.ts'
@@ -20,7 +21,11 @@ import { KEEP_ALIVE } from './wire/framing.ts'
 import type { Line, OllamaPath, OllamaRequest } from './wire/ollama.ts'
 import type { Writer } from './wire/writer.ts'
 
-export type Run = MeteredRun & { request: OllamaRequest }
+export type Run = MeteredRun & {
+  request: OllamaRequest
+  /** Where the messages are that `request` lacks, as it is a large one. */
+  large?: LargeBody | undefined
+}
 
 /** What a dialect asks for: runs that come one after another, and how their lines are written down. */
 export type Job = {
@@ -114,6 +119,20 @@ const toApiError = (error: unknown): ApiError =>
   error instanceof ApiError
     ? error
     : new ApiError('internal', 'The server failed to answer this request.', { cause: error })
+
+/** The JSON of a request whose messages are added as they come. */
+const withMessages = (
+  request: OllamaRequest,
+  messages: ReadableStream<Uint8Array>,
+): ReadableStream<Uint8Array> => {
+  const head = JSON.stringify({ ...request, messages: undefined })
+  return messages.pipeThrough(
+    new TransformStream<Uint8Array, Uint8Array>({
+      start: out => out.enqueue(encoder.encode(`${head.slice(0, -1)},"messages":`)),
+      flush: out => out.enqueue(encoder.encode('}')),
+    }),
+  )
+}
 
 /** What was charged, if only for its prompt, an SDK must not repeat by itself. */
 const toAnswer = ({ cost }: Finished, error: ApiError) => {
@@ -281,7 +300,9 @@ export class Flight {
 
   async #send(run: Run): Promise<ReadableStream<Uint8Array>> {
     const { signal } = this.#abort
-    const body = JSON.stringify(this.#grant.capRequest(run.request, this.#job.maxTokens))
+    const request = this.#grant.capRequest(run.request, this.#job.maxTokens)
+    const body =
+      run.large === undefined ? JSON.stringify(request) : withMessages(request, run.large.messages())
     this.#meter.sent()
     this.#enter('status', this.#deps.steady())
     let answer: Answer
@@ -479,6 +500,8 @@ export class Flight {
   #tell(outcome: Outcome | undefined, cost: Cost, durationMs: number, error: ApiError | undefined) {
     this.#signal.removeEventListener('abort', this.#leave)
     this.#deps.ended(this)
+    this.#job.runs[0]?.large?.drop()
+
     const { id, userId, keyId } = this.#ticket
     const { model, kind } = this.#job
     this.#deps.observe({

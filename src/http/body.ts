@@ -1,9 +1,10 @@
 /** A request's JSON body: bounded, unpacked, decoded strictly, checked. Everything wrong is an OpenAI-shaped 4xx. */
-import type { MiddlewareHandler } from 'hono'
+import type { Context, MiddlewareHandler } from 'hono'
 import type { z } from 'zod'
 import { ApiError, invalid } from '../errors.ts'
 import { toInvalidRequest } from '../wire/invalid-request.ts'
 import type { AppEnv } from './env.ts'
+import { type BeginLargeBody, LARGE_BYTES, type LargeBody, LargeChat } from './large-body.ts'
 
 const tooLarge = (bytesMax: number) =>
   new ApiError(
@@ -29,35 +30,75 @@ const unpack = (request: Request): ReadableStream<Uint8Array> | null => {
   return request.body.pipeThrough(new DecompressionStream(format as 'gzip'))
 }
 
-export const readBytes = async (request: Request, bytesMax: number): Promise<Uint8Array> => {
-  const declared = Number(request.headers.get('content-length') ?? '0')
-  if (declared > bytesMax) throw tooLarge(bytesMax)
-  if (request.headers.get('content-encoding') === null && declared > 0)
-    return new Uint8Array(await request.arrayBuffer())
+/** The body's bytes as they come, unpacked. @throws ApiError 413 past `bytesMax`, 400 for what breaks off */
+async function* chunksOf(request: Request, bytesMax: number): AsyncGenerator<Uint8Array> {
   const body = unpack(request)
-  if (body === null) return new Uint8Array()
-  const chunks: Uint8Array[] = []
+  if (body === null) return
   let length = 0
   const reader = body.getReader() as ReadableStreamDefaultReader<Uint8Array>
   for (;;) {
     const { done, value } = await reader.read().catch(cause => {
       throw new ApiError('invalid_request', 'The request body could not be read.', { cause })
     })
-    if (done) break
+    if (done) return
     length += value.length
     if (length > bytesMax) {
       reader.cancel().catch(() => undefined)
       throw tooLarge(bytesMax)
     }
-    chunks.push(value)
+    yield value
   }
-  const whole = new Uint8Array(length)
+}
+
+const joined = (chunks: readonly Uint8Array[]): Uint8Array => {
+  const whole = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
   let offset = 0
   for (const chunk of chunks) {
     whole.set(chunk, offset)
     offset += chunk.length
   }
   return whole
+}
+
+/** The length that a body without an encoding declares; undefined where only reading it will tell. */
+const declaredLength = (request: Request, bytesMax: number): number | undefined => {
+  const declared = Number(request.headers.get('content-length') ?? '0')
+  if (declared > bytesMax) throw tooLarge(bytesMax)
+  return declared > 0 && request.headers.get('content-encoding') === null ? declared : undefined
+}
+
+export const readBytes = async (request: Request, bytesMax: number): Promise<Uint8Array> => {
+  if (declaredLength(request, bytesMax) !== undefined) return new Uint8Array(await request.arrayBuffer())
+  const chunks: Uint8Array[] = []
+  for await (const chunk of chunksOf(request, bytesMax)) chunks.push(chunk)
+  return joined(chunks)
+}
+
+/** The bytes, or a body that turned out large and was handed over whole. */
+const readOrHandOver = async (
+  request: Request,
+  bytesMax: number,
+  begin: NonNullable<BeginLargeBody>,
+): Promise<Uint8Array | LargeBody> => {
+  const declared = declaredLength(request, bytesMax)
+  if (declared !== undefined && declared <= LARGE_BYTES) return new Uint8Array(await request.arrayBuffer())
+  const chunks: Uint8Array[] = []
+  let length = 0
+  let large: LargeBody | undefined
+  try {
+    for await (const chunk of chunksOf(request, bytesMax)) {
+      length += chunk.length
+      if (large !== undefined) large.add(chunk)
+      else chunks.push(chunk)
+      if (large !== undefined || length <= LARGE_BYTES) continue
+      large = begin()
+      for (const early of chunks) large.add(early)
+    }
+  } catch (error) {
+    large?.drop()
+    throw error
+  }
+  return large ?? joined(chunks)
 }
 
 const notJson = (cause?: unknown) =>
@@ -91,18 +132,54 @@ export const parseJson = (bytes: Uint8Array): unknown => {
 
 const isJsonType = (type: string | undefined) => type === undefined || /^[^;]*\bjson\b/i.test(type)
 
+const requireJson = (c: Context) => {
+  if (isJsonType(c.req.header('content-type'))) return
+  throw new ApiError(
+    'unsupported_media_type',
+    'The request body must be JSON: send `Content-Type: application/json`.',
+  )
+}
+
+const checked = (schema: z.ZodType, bytes: Uint8Array): unknown => {
+  const value = parseJson(bytes)
+  const parsed = schema.safeParse(value)
+  if (!parsed.success) throw toInvalidRequest(parsed.error, value)
+  return parsed.data
+}
+
 /** Reads, parses and checks a JSON body; puts it on the context as `body`. */
 export const jsonBody = (schema: z.ZodType, bytesMax: number): MiddlewareHandler<AppEnv> =>
   async function readJsonBody(c, next) {
-    if (!isJsonType(c.req.header('content-type'))) {
-      throw new ApiError(
-        'unsupported_media_type',
-        'The request body must be JSON: send `Content-Type: application/json`.',
-      )
-    }
-    const value = parseJson(await readBytes(c.req.raw, bytesMax))
-    const parsed = schema.safeParse(value)
-    if (!parsed.success) throw toInvalidRequest(parsed.error, value)
-    c.set('body', parsed.data)
+    requireJson(c)
+    c.set('body', checked(schema, await readBytes(c.req.raw, bytesMax)))
     await next()
   }
+
+/** The same for chat, whose large bodies are translated off the event loop where the platform can: a LargeChat. */
+export const chatBody = (
+  schema: z.ZodType,
+  bytesMax: number,
+  begin: BeginLargeBody,
+): MiddlewareHandler<AppEnv> => {
+  if (begin === undefined) return jsonBody(schema, bytesMax)
+  return async function readChatBody(c, next) {
+    requireJson(c)
+    const read = await readOrHandOver(c.req.raw, bytesMax, begin)
+    if (read instanceof Uint8Array) {
+      c.set('body', checked(schema, read))
+      return next()
+    }
+    const outline = await read.end()
+    if (outline instanceof Uint8Array) {
+      c.set('body', checked(schema, outline))
+      return next()
+    }
+    c.set('body', new LargeChat(outline, read))
+    try {
+      await next()
+    } finally {
+      // What the relay took is dropped when its flight ends.
+      if (c.get('ticket')?.taken !== true) read.drop()
+    }
+  }
+}

@@ -7,9 +7,10 @@ import { type ChatRequest, parseChatRequest } from '../wire/openai.ts'
 import { parseJson, readBytes } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { ImageLoader } from './images.ts'
+import { LargeChat } from './large-body.ts'
 import { type Order, toChoices } from './metered.ts'
 
-const orderOf = (prepared: PreparedChat, newToolCallId: () => string): Order => ({
+const orderOf = (prepared: PreparedChat, newToolCallId: () => string, large?: LargeChat): Order => ({
   kind: 'chat',
   path: '/api/chat',
   model: prepared.model,
@@ -19,7 +20,7 @@ const orderOf = (prepared: PreparedChat, newToolCallId: () => string): Order => 
   ignored: prepared.ignored,
   images: { refs: prepared.images, inline: prepared.inlineImages },
   needs: prepared.uses.tools || prepared.uses.images || prepared.thinkField !== null,
-  fit: facts => orderOf(toFitModel(prepared, facts), newToolCallId),
+  fit: facts => orderOf(toFitModel(prepared, facts), newToolCallId, large),
   createWriter(identity) {
     const head = {
       ...identity,
@@ -34,12 +35,18 @@ const orderOf = (prepared: PreparedChat, newToolCallId: () => string): Order => 
     }
     return prepared.stream ? createChatStream(head) : createChatAnswer(head)
   },
-  lastPrompt: prepared.request.messages.findLast(message => message.role === 'user')?.content ?? '',
+  lastPrompt:
+    large?.outline.lastPrompt ??
+    prepared.request.messages.findLast(message => message.role === 'user')?.content ??
+    '',
+  ...(large === undefined ? {} : { large }),
 })
 
 /** A checked chat body as an Order. @throws ApiError 400 */
 export const toChatOrder = (newToolCallId: () => string) => (body: unknown) =>
-  orderOf(toOllamaChat(body as ChatRequest), newToolCallId)
+  body instanceof LargeChat
+    ? orderOf(body.outline.prepared, newToolCallId, body)
+    : orderOf(toOllamaChat(body as ChatRequest), newToolCallId)
 
 // ---- upload
 

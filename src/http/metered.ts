@@ -16,6 +16,7 @@ import type { OllamaChatRequest, OllamaGenerateRequest, OllamaRequest } from '..
 import type { Writer } from '../wire/writer.ts'
 import type { AppEnv } from './env.ts'
 import type { ImageLoader, RequestImages } from './images.ts'
+import type { LargeChat } from './large-body.ts'
 
 export type AnswerIdentity = { id: string; created: number; model: string }
 
@@ -36,6 +37,8 @@ export type Order = {
   createWriter: (identity: AnswerIdentity) => Writer
   /** The text a preview is cut from. */
   lastPrompt: string
+  /** Where the messages of a large request are; its `requests` lack them. */
+  large?: LargeChat
 }
 
 export type MeteredDeps = {
@@ -66,7 +69,7 @@ const toRuns = (order: Order, learnt: ModelLearnt, contextLength: number | undef
     // Choices of one prompt share their messages: measured once.
     const subject =
       'messages' in request ? request.messages : 'prompt' in request ? request.prompt : request.input
-    const features = measured.get(subject) ?? measurePrompt(request)
+    const features = order.large?.outline.features ?? measured.get(subject) ?? measurePrompt(request)
     measured.set(subject, features)
     return {
       request,
@@ -75,6 +78,7 @@ const toRuns = (order: Order, learnt: ModelLearnt, contextLength: number | undef
       promptExpected: learnt.expectPrompt(features, contextLength),
       constrained: 'format' in request,
       contextLength,
+      large: order.large?.body,
     }
   })
 }

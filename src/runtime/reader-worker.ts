@@ -1,26 +1,12 @@
 /** The thread of reader.ts: one read-only connection, one question at a time, each in one snapshot. */
 import { Database } from 'bun:sqlite'
-import { readlinkSync } from 'node:fs'
-import { setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
 import { drizzle } from 'drizzle-orm/bun-sqlite'
 import { ReportFault } from '../store/report-parts.ts'
 import * as schema from '../store/schema.ts'
+import { giveWay } from './give-way.ts'
 import type { Answer, Question } from './reader.ts'
 import { createTextReports } from './text-reports.ts'
-
-/**
- * Streams come first: at nice 19 a report of half a second adds nothing to a token's delay. Linux alone has a
- * priority per thread; where it is refused or unknown, reports run like everything else.
- */
-const giveWay = () => {
-  if (process.platform !== 'linux') return
-  try {
-    setPriority(Number(readlinkSync('/proc/thread-self').split('/').pop()), 19)
-  } catch {
-    // Without /proc, or forbidden: only a little slower for the streams.
-  }
-}
 
 giveWay()
 const { path } = workerData as { path: string }

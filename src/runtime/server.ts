@@ -15,6 +15,7 @@ import { startCheckpoints } from './checkpoint.ts'
 import { CLOCK_ERROR_MS, type OpenDatabase, openDatabase } from './database.ts'
 import { createImageFetcher } from './fetch-image.ts'
 import { sniffImageType } from './image-type.ts'
+import { createLargeBodies } from './large-bodies.ts'
 import { createReports } from './reader.ts'
 import { startRetention } from './retention.ts'
 import { newSecret, newToolCallId, sha256 } from './secrets.ts'
@@ -123,6 +124,7 @@ export const startServer = async (
     later: (delayMs, task) => void setTimeout(task, delayMs),
     onFault: cause => log.error({ cause }, 'the ledger could not be written'),
   })
+  const largeBodies = createLargeBodies()
   const ticker = createTicker()
   const numbers = new Map<string, number>()
   const learnt = createLearnt(await store.listLearnt(), (model, text) => {
@@ -158,6 +160,7 @@ export const startServer = async (
     isLoopback: request => loopback.test(server?.requestIP(request)?.address ?? ''),
     liftTimeout: request => server?.timeout(request, 0),
     isStorageFull,
+    beginLargeBody: largeBodies.begin,
     log,
   })
   await app.ready()
@@ -201,6 +204,7 @@ export const startServer = async (
       stopRetention()
       clearInterval(timer)
       await reports.close()
+      await largeBodies.close()
       await checkpoints.close()
       database.close()
     },

@@ -22,7 +22,7 @@ export interface Upstream {
    * Sends a generating request. Ollama sends headers with its first line, so this waits for queueing, model load and
    * prompt too. @throws ApiError `upstream` when Ollama can't be reached or breaks off, or the signal's reason.
    */
-  generate(path: OllamaPath, body: string, signal: AbortSignal): Promise<Answer>
+  generate(path: OllamaPath, body: string | ReadableStream<Uint8Array>, signal: AbortSignal): Promise<Answer>
   /** @throws ApiError `upstream` */
   models(): Promise<InstalledModel[]>
   /** Cached; undefined when Ollama doesn't know the model or can't be asked now: the request itself decides then. */
@@ -95,9 +95,22 @@ export const createUpstream = ({ baseUrl, fetch, now }: UpstreamDeps): Upstream 
   const facts = new Map<string, { value: Promise<ModelFacts | undefined>; untilMs: number }>()
   const json = { 'content-type': 'application/json', 'accept-encoding': 'identity' }
 
-  const post = async (path: string, body: string, signal: AbortSignal): Promise<Response> => {
+  const post = async (
+    path: string,
+    body: string | ReadableStream<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<Response> => {
     try {
-      return await fetch(baseUrl + path, { method: 'POST', headers: json, body, signal, redirect: 'manual' })
+      // A body that streams can't be sent again, so it must not meet a kept connection that Ollama has just closed.
+      const keepalive = typeof body === 'string'
+      return await fetch(baseUrl + path, {
+        method: 'POST',
+        headers: json,
+        body,
+        signal,
+        redirect: 'manual',
+        keepalive,
+      })
     } catch (cause) {
       if (signal.aborted) throw signal.reason
       throw unreachable(cause)

@@ -1,0 +1,92 @@
+/** The thread of large-bodies.ts: joins a body's chunks, translates it, keeps its messages as JSON until dropped. */
+import { parentPort } from 'node:worker_threads'
+import { ApiError } from '../errors.ts'
+import { parseJson } from '../http/body.ts'
+import type { ChatOutline } from '../http/large-body.ts'
+import { measurePrompt } from '../limits/estimate.ts'
+import { toOllamaChat } from '../wire/chat-request.ts'
+import { parseChatRequest } from '../wire/openai.ts'
+import { giveWay } from './give-way.ts'
+import type { Reply, Wish } from './large-bodies.ts'
+
+/** So much at a time is joined and encoded for the event loop; each costs it well under a millisecond. */
+const SLICE_BYTES = 256 * 1024
+/** More than any preview is long. */
+const LAST_PROMPT_LENGTH = 16_384
+
+const received = new Map<number, Uint8Array[]>()
+const translated = new Map<number, Uint8Array>()
+const encoder = new TextEncoder()
+
+const joined = (chunks: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
+  const whole = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
+  let offset = 0
+  for (const chunk of chunks) {
+    whole.set(chunk, offset)
+    offset += chunk.length
+  }
+  return whole
+}
+
+const translate = (bytes: Uint8Array): { outline: ChatOutline; messages: Uint8Array } | undefined => {
+  const prepared = toOllamaChat(parseChatRequest(parseJson(bytes)))
+  if (prepared.images.length > 0) return undefined
+  const { request } = prepared
+  const lastPrompt = request.messages.findLast(message => message.role === 'user')?.content ?? ''
+  return {
+    outline: {
+      prepared: { ...prepared, request: { ...request, messages: [] } },
+      features: measurePrompt(request),
+      lastPrompt: lastPrompt.slice(0, LAST_PROMPT_LENGTH),
+    },
+    messages: encoder.encode(JSON.stringify(request.messages)),
+  }
+}
+
+const reply = (answer: Reply, give: ArrayBuffer[] = []) => parentPort?.postMessage(answer, give)
+
+const end = (id: number) => {
+  const bytes = joined(received.get(id) ?? [])
+  received.delete(id)
+  try {
+    const done = translate(bytes)
+    if (done === undefined) return reply({ id, bytes }, [bytes.buffer])
+    translated.set(id, done.messages)
+    reply({ id, outline: done.outline })
+  } catch (error) {
+    if (error instanceof ApiError) {
+      const { kind, message, headers, body } = error
+      const { param, code } = body.error
+      reply({ id, fault: { kind, message, details: { param, code, headers } } })
+    } else reply({ id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) })
+  }
+}
+
+const slice = (id: number, offset: number) => {
+  const messages = translated.get(id)
+  if (messages === undefined) return reply({ id, error: 'the body was dropped' })
+  const part = messages.slice(offset, offset + SLICE_BYTES)
+  const next = offset + part.length
+  reply({ id, slice: part, next: next < messages.length ? next : null }, [part.buffer as ArrayBuffer])
+}
+
+giveWay()
+parentPort?.on('message', (wish: Wish) => {
+  switch (wish.do) {
+    case 'add': {
+      const chunks = received.get(wish.id)
+      if (chunks === undefined) received.set(wish.id, [wish.chunk])
+      else chunks.push(wish.chunk)
+      break
+    }
+    case 'end':
+      end(wish.id)
+      break
+    case 'slice':
+      slice(wish.id, wish.offset)
+      break
+    case 'drop':
+      received.delete(wish.id)
+      translated.delete(wish.id)
+  }
+})
