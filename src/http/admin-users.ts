@@ -66,12 +66,6 @@ export const adminUsers = (deps: AdminUsersDeps) => {
     for (const number of numbers) windows.forget(number)
   }
 
-  /** The keys are gone when the deletion has begun; erasing a million previews takes longer. */
-  const atOnce = <Deleted>(deletion: Promise<Deleted>): Promise<Deleted> => {
-    principals.forget()
-    return deletion
-  }
-
   return new Hono<UserEnv>()
     .post('/', ownBody(newUser), async c => {
       const { user_id, limits: given } = c.req.valid('json')
@@ -110,8 +104,9 @@ export const adminUsers = (deps: AdminUsersDeps) => {
       return c.json({ ...list, users: list.data })
     })
     .delete('/', query(z.strictObject({ confirm: z.literal('all') })), async c => {
-      const numbers = await atOnce(store.deleteAllUsers(now()))
+      const numbers = await store.deleteAllUsers(now())
       await endAccess(numbers)
+      await store.erasePreviews()
       return c.json({ deleted: numbers.length })
     })
     .get('/:user_id', findUser(store), async c => {
@@ -121,9 +116,12 @@ export const adminUsers = (deps: AdminUsersDeps) => {
     })
     .delete('/:user_id', findUser(store), async c => {
       const { userId } = c.get('user')
-      const number = await atOnce(store.deleteUser(userId, now()))
+      const number = await store.deleteUser(userId, now())
       // Undefined when somebody else's deletion came first: then all is done already.
-      if (number !== undefined) await endAccess([number])
+      if (number !== undefined) {
+        await endAccess([number])
+        await store.erasePreviews(number)
+      }
       return c.json({ id: userId, deleted: true })
     })
 }

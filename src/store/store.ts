@@ -76,10 +76,12 @@ export interface Store {
   findUser(userId: string): Promise<User | undefined>
   /** Newest first (by number), ids beginning with `prefix`; `after` is the userId of the last one seen. */
   listUsers(page: { limit: number; after?: string; prefix?: string }): Promise<User[]>
-  /** Keys lose their hash, limits go, previews are erased; ledger rows stay. False when there is none. */
+  /** Keys lose their hash, limits go; ledger rows stay. The user's number, undefined when there is none. */
   deleteUser(userId: string, nowMs: number): Promise<number | undefined>
   /** Numbers of the users deleted. */
   deleteAllUsers(nowMs: number): Promise<number[]>
+  /** What previews a deleted user has left, or all deleted users: some at a time, as there may be millions. */
+  erasePreviews(userNumber?: number): Promise<void>
   createKey(userNumber: number, key: NewKey, nowMs: number): Promise<Key>
   /** Newest first, without revoked ones. `after` is a key id. */
   listKeys(userNumber: number, page: { limit: number; after?: number }): Promise<Key[]>
@@ -178,23 +180,6 @@ export const createStore = (db: SyncDatabase): Store => {
     db.delete(users).where(inArray(users.number, numbers)).run()
   }
 
-  /** A crash in the midst is made good at the next start (see recovery.ts). */
-  const erasePreviews = async (numbers: number[] | SQLWrapper) => {
-    for (;;) {
-      const some = db
-        .select({ id: promptPreviews.id })
-        .from(promptPreviews)
-        .where(inArray(promptPreviews.userNumber, numbers))
-        .limit(PREVIEWS_ERASED)
-      const erased = await db
-        .delete(promptPreviews)
-        .where(inArray(promptPreviews.id, some))
-        .returning({ id: promptPreviews.id })
-      if (erased.length < PREVIEWS_ERASED) return
-      await otherWork()
-    }
-  }
-
   return {
     ...createKeyStore(db),
     ...createPriceStore(db),
@@ -230,27 +215,44 @@ export const createStore = (db: SyncDatabase): Store => {
         .limit(limit)
     },
     async deleteUser(userId, nowMs) {
-      const number = atomically(db, () => {
+      return atomically(db, () => {
         const [user] = db.select().from(users).where(eq(users.userId, userId)).all()
         if (user !== undefined) bury([user.number], nowMs)
         return user?.number
       })
-      if (number !== undefined) await erasePreviews([number])
-      return number
     },
     async deleteAllUsers(nowMs) {
-      const numbers = atomically(db, () => {
+      return atomically(db, () => {
         const living = db.select({ number: users.number }).from(users)
         const all = living.all().map(user => user.number)
         bury(living, nowMs)
         return all
       })
+    },
+    /** A crash in the midst is made good at the next start (see recovery.ts). */
+    async erasePreviews(userNumber) {
       const deleted = db
         .select({ number: userNumbers.number })
         .from(userNumbers)
-        .where(isNotNull(userNumbers.deletedAt))
-      await erasePreviews(deleted)
-      return numbers
+        .where(
+          and(
+            isNotNull(userNumbers.deletedAt),
+            userNumber === undefined ? undefined : eq(userNumbers.number, userNumber),
+          ),
+        )
+      for (;;) {
+        const some = db
+          .select({ id: promptPreviews.id })
+          .from(promptPreviews)
+          .where(inArray(promptPreviews.userNumber, deleted))
+          .limit(PREVIEWS_ERASED)
+        const erased = await db
+          .delete(promptPreviews)
+          .where(inArray(promptPreviews.id, some))
+          .returning({ id: promptPreviews.id })
+        if (erased.length < PREVIEWS_ERASED) return
+        await otherWork()
+      }
     },
     async updateLimits(userId, change) {
       const ofUser = eq(rateLimits.userId, userId)

@@ -1,4 +1,8 @@
+import { Database } from 'bun:sqlite'
 import { expect, test } from 'bun:test'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { pause, say } from '../../src/simulator/script.ts'
 import { ADMIN_KEY } from '../support/proxy.ts'
 import { allPages, get, hello, notFoundBody, spend, startSession } from './support.ts'
@@ -240,6 +244,37 @@ test('the keys of a deleted user stop at once', async () => {
   expect([refused.status, refused.body.error.code]).toEqual([401, 'invalid_api_key'])
   expect((await get(session, other, '/v1/usage')).status).toBe(200)
   expect((await session.proxy.admin('/admin/users/alice')).status).toBe(404)
+})
+
+test('access ends also when what is kept of a deleted user cannot be erased now', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ai-usage-proxy-'))
+  const path = join(folder, 'usage.db')
+  const settings = { DATABASE_PATH: path, PROMPT_PREVIEW_CHARS: '20' }
+  const session = await startSession({ settings })
+  const { ollama, proxy } = session
+  const key = await proxy.createUser('alice')
+  await spend(session, key)
+  const aside = new Database(path)
+  aside.run(
+    "create trigger stuck before delete on prompt_previews begin select raise(abort, 'no room to erase'); end",
+  )
+  ollama.next(say('one'), pause(), say('two'))
+  const answer = await proxy.call('/v1/chat/completions', {
+    key,
+    json: { model: 'm', messages: hello, stream: true },
+  })
+  await ollama.reached()
+  expect((await proxy.admin('/admin/users/alice', { method: 'DELETE' })).status).toBe(500)
+  expect(await answer.text()).toContain('"code":"user_deleted"')
+  expect((await get(session, key, '/v1/usage')).status).toBe(401)
+  aside.run('drop trigger stuck')
+  aside.close()
+  await proxy.createUser('bob')
+  await proxy.admin('/admin/users?confirm=all', { method: 'DELETE' })
+  const left = new Database(path, { readonly: true })
+  expect(left.query('select * from prompt_previews').values()).toEqual([])
+  left.close()
+  rmSync(folder, { recursive: true })
 })
 
 test('a stream of a deleted user ends with an error chunk user_deleted, its row is cancelled and billed', async () => {

@@ -121,6 +121,7 @@ describe('a group of writes', () => {
     commit(batch({ open: [opening({ id: idAt(T0), userNumber, preview: 'Hello' })] }))
     expect(sqlite.query('select * from prompt_previews').values()).toEqual([[idAt(T0), userNumber, 'Hello']])
     await store.deleteUser('alice', T0)
+    await store.erasePreviews(userNumber)
     commit(batch({ open: [opening({ id: idAt(T0, 1), userNumber, preview: 'Too late' })] }))
     expect(sqlite.query('select * from prompt_previews').values()).toEqual([])
   })

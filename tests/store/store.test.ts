@@ -101,10 +101,16 @@ describe('users', () => {
       `insert into prompt_previews with recursive n(i) as (select 1 union all select i + 1 from n where i < 2500)
        select i, 1 + i % 5 / 4, 'text' from n`,
     )
+    await store.erasePreviews(1)
     await store.deleteUser('alice', T0)
-    expect(sqlite.query('select user_number, count(*) from prompt_previews group by 1').values()).toEqual([
+    const left = () => sqlite.query('select user_number, count(*) from prompt_previews group by 1').values()
+    // A living user keeps its own.
+    expect(left()).toEqual([
+      [1, 2000],
       [2, 500],
     ])
+    await store.erasePreviews(1)
+    expect(left()).toEqual([[2, 500]])
   })
 })
 
