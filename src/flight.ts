@@ -300,7 +300,9 @@ export class Flight {
 
   async #send(run: Run): Promise<ReadableStream<Uint8Array>> {
     const { signal } = this.#abort
-    const request = this.#grant.capRequest(run.request, this.#job.maxTokens)
+    const waited = this.#queueMs > 0 || this.#runIndex > 0
+    const { maxTokens } = this.#job
+    const request = this.#grant.capRequest(run.request, maxTokens, waited, this.#deps.steady())
     const body =
       run.large === undefined ? JSON.stringify(request) : withMessages(request, run.large.messages())
     this.#meter.sent()

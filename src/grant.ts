@@ -37,15 +37,24 @@ export class Grant {
     this.#ticket = ticket
   }
 
-  /** The run's request with what it may generate: never more than the user has left, nor the client's own maximum. */
-  capRequest(request: OllamaRequest, maxTokens: number | null): OllamaRequest {
+  /**
+   * The run's request with what it may generate: never more than the user has left, nor the client's own maximum.
+   * `waited`: others may have used since the admission what was left then.
+   */
+  capRequest(
+    request: OllamaRequest,
+    maxTokens: number | null,
+    waited: boolean,
+    nowMs: number,
+  ): OllamaRequest {
     if ('input' in request) {
       this.#capped = true
       return request
     }
-    const { hold } = this.#ticket
+    const { hold, limits } = this.#ticket
     this.#delivered = this.#meter.completionDue
-    const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, hold.room - this.#delivered)
+    const room = waited ? Math.min(hold.room, this.#deps.windows.room(hold, limits(), nowMs)) : hold.room
+    const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, room - this.#delivered)
     this.#capped = most <= hold.granted - this.#delivered
     this.#cappedLines = most + 1
     this.#capDoubted = this.#delivered + most * 1.5 + 16

@@ -97,6 +97,8 @@ export interface WindowStore {
   delivered(hold: Hold, tokens: number, nowMs: number): void
   /** More output: grants between `least` and `wanted` tokens under the token limits as they are now, or 0. */
   extend(hold: Hold, limits: Limits, least: number, wanted: number, nowMs: number): number
+  /** What may be generated in all as things stand now: what is granted and what is left beside it. */
+  room(hold: Hold, limits: Limits, nowMs: number): number
   /**
    * Closes the hold at what it really cost: the prompt counts where it was delivered, else now; output beyond what was
    * delivered counts now, output short of it is taken back, newest first; what was promised and not used is returned.

@@ -189,6 +189,13 @@ export const createMemoryWindows = (): WindowStore => {
       held.owner.reserved += granted
       return granted
     },
+    room(hold, limits, nowMs) {
+      const held = open(hold)
+      const now = tick(nowMs)
+      if (held === undefined) return 0
+      age(held.owner, now)
+      return held.granted + Math.max(0, tokensLeft(held.owner, limits))
+    },
     settle(hold, real, nowMs) {
       const held = open(hold)
       const now = tick(nowMs)

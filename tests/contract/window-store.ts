@@ -660,6 +660,21 @@ export const describeWindowStore = (name: string, make: () => WindowStore) => {
       expect(hold.granted).toBe(134)
     })
 
+    test('what may be generated is what is granted and what is left beside it, as the limits are now', () => {
+      const store = make()
+      const limits = { ...unlimited, tokensPerMinute: 1000 }
+      const first = admitted(store.admit(1, limits, asks(100, 50), 0, START))
+      expect([store.room(first, limits, START), first.room]).toEqual([900, 900])
+      const second = admitted(store.admit(1, limits, asks(20, 200), 0, START))
+      expect(store.room(first, limits, START)).toBe(680)
+      store.settle(second, { prompt: 20, completion: 500 }, START)
+      expect(store.room(first, limits, START)).toBe(380)
+      expect(store.room(first, { ...limits, tokensPerMinute: 10 }, START)).toBe(50)
+      expect(store.room(first, unlimited, START)).toBe(Number.POSITIVE_INFINITY)
+      store.settle(first, { prompt: 100, completion: 1 }, START)
+      expect(store.room(first, limits, START)).toBe(0)
+    })
+
     test('an answer of two days keeps in the windows what was delivered inside them', () => {
       const store = make()
       const limits = { ...unlimited, tokensPerMinute: 1e9, tokensPerDay: 1e9 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'bun:test'
 import { connect } from 'node:net'
 import { done, pause, say, stall } from '../../src/simulator/script.ts'
-import { hello, historyOf, startSession } from '../support/session.ts'
+import { hello, historyOf, limitsOf, startSession } from '../support/session.ts'
 
 const words = (count: number) => Array.from({ length: count }, (_, index) => say(`w${index} `))
 
@@ -195,4 +195,32 @@ test('a client that stops reading is cut off in time, while Ollama’s own timer
   expect(await ollama.generating()[0]?.closed).toBe('hung up')
   expect((await historyOf(proxy, key))[0]).toMatchObject({ outcome: 'cancelled' })
   socket.destroy()
+})
+
+test('who stood in line is given what is left when its turn comes, not what was left when it came', async () => {
+  const session = await startSession({ settings: { OLLAMA_MAX_CONCURRENT: '1' } })
+  const { ollama, proxy } = session
+  const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 1000 }))
+  const predicted = () => ollama.generating().map(({ body }) => body['options'] as { num_predict: number })
+  const ask = (max_tokens: number) =>
+    proxy.call('/v1/chat/completions', { key, json: { model: 'm', messages: hello, max_tokens } })
+  // The model is known to answer briefly, so that little is granted to begin with.
+  for (let time = 0; time < 40; time++) {
+    ollama.next(say('ok'), done({ prompt: 4, completion: 2 }))
+    await ask(900)
+  }
+  proxy.pass(61_000)
+  ollama.next(pause(), ...Array.from({ length: 300 }, (_, word) => say(`w${word} `)), done())
+  const first = ask(900)
+  await ollama.reached()
+  ollama.next(say('ok'), done({ prompt: 4, completion: 2 }))
+  const second = ask(900)
+  await proxy.until(() => proxy.server.inFlight === 2)
+  proxy.pass(1000)
+  ollama.resume()
+  await Promise.all([first, second])
+  const [before, after] = predicted().slice(-2)
+  expect(before?.num_predict).toBeGreaterThan(850)
+  expect(after?.num_predict).toBeLessThan(700)
+  expect(after?.num_predict).toBeGreaterThan(600)
 })
