@@ -1,10 +1,11 @@
 /** The ledger under load: what streams suffer from reports, and how many rows share a commit. */
 import { readFileSync } from 'node:fs'
+import { outputOf } from './children.ts'
 import { ask, ms, type Question, questions } from './ledger-reports.ts'
 import { userKey } from './ledger-rows.ts'
 import type { LoadOrder, LoadResult } from './load.ts'
 import { median, toTable } from './report.ts'
-import { outputOf, type ProxyServer, startProxyWithUsers } from './servers.ts'
+import { type ProxyServer, startProxyWithUsers } from './servers.ts'
 
 type Load = Pick<LoadOrder, 'model' | 'stream' | 'tokens' | 'connections'> & Partial<LoadOrder>
 

@@ -9,6 +9,8 @@ export const loadNames = [
   'first1',
   'refused',
   'open5000',
+  'fair',
+  'slow',
   'memory',
   'start',
 ] as const
@@ -64,10 +66,39 @@ const open = (short: boolean): Shape => ({
   warmUp: 0,
 })
 
+/** As many as in `paced512`; long enough for what comes once a second to come several times. */
+const fair = (short: boolean): Shape => ({
+  ...(short ? toModel(10, 30) : toModel(200, 30)),
+  stream: true,
+  connections: short ? 64 : 512,
+  connectionsPerSecond: 1000,
+  warmUp: 0,
+})
+
+const slow = (short: boolean): Shape => ({
+  ...(short ? toModel(10, 30) : toModel(500, 30)),
+  stream: true,
+  connections: 64,
+  connectionsPerSecond: 1000,
+  warmUp: 0,
+})
+
 const refused = (short: boolean): Shape => ({ ...plain(short), ...(short ? {} : { seconds: 2 }) })
 
 /** One shape for each load of many rounds; `memory` and `start` are measured once, by themselves. */
-export const shapes = { plain64: plain, stream64: streams, paced512: paced, first1: first, open5000: open }
+export const shapes = {
+  plain64: plain,
+  stream64: streams,
+  paced512: paced,
+  first1: first,
+  open5000: open,
+  fair,
+  slow,
+}
+
+/** Loads that every server is asked for, one after another; the others are of the proxy alone, each in its own way. */
+export const isForAll = (load: LoadName): load is Exclude<LoadName, 'fair' | 'slow' | 'memory' | 'start'> =>
+  load !== 'fair' && load !== 'slow' && load !== 'memory' && load !== 'start'
 
 /** Orders of a load for one server, each with the name of its row in the table. */
 export const ordersOf = (
@@ -75,7 +106,7 @@ export const ordersOf = (
   server: Server,
   short: boolean,
 ): { row: string; order: Shape & { key?: string } }[] => {
-  if (load === 'memory' || load === 'start') return []
+  if (!isForAll(load)) return []
   if (load === 'open5000' && server.name === 'direct') return []
   if (load !== 'refused') return [{ row: server.name, order: shapes[load](short) }]
   if (server.name === 'bare') return [{ row: 'bare', order: refused(short) }]

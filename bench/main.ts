@@ -5,101 +5,25 @@
  * `bun run bench [--short] [--rounds 3] [--loads plain64,stream64,…] [--json out.json]
  *  [--target name=http://host:port/v1/chat/completions] [--key sk-…] [--requests 100000] [--rows 0] [--profile folder]`
  *
- * `--target` adds a running server whose upstream is `--upstream-port`'s simulated Ollama; `--requests` is for `memory`,
- * `--rows` for `start`; `--profile` leaves a CPU profile of the proxy in a folder.
+ * Loads: loads.ts; `fair` (fair.ts) and `slow` (slow.ts) are of the proxy alone, and so are `memory` and `start` (once.ts).
+ * `--target` adds a running server whose upstream is `--upstream-port`'s simulated Ollama; `--requests` is for `memory`
+ * (1000000 takes some minutes), `--rows` for `start`; `--profile` leaves a CPU profile of the proxy in a folder.
  */
 import { cpus, totalmem } from 'node:os'
-import { parseArgs } from 'node:util'
-import type { LoadOrder, LoadResult } from './load.ts'
-import { type LoadName, loadNames, ordersOf, type Shape, shapes } from './loads.ts'
+import { canPin } from './children.ts'
+import { measureFairness } from './fair.ts'
+import { isForAll, type LoadName, ordersOf, shapes } from './loads.ts'
+import { measure } from './measure.ts'
 import { type MemoryResult, measureMemory, measureStarts, type StartResult } from './once.ts'
-import { type Measurement, median, printLoad, sections, summarize, toTable } from './report.ts'
-import {
-  canPin,
-  outputOf,
-  type Server,
-  serverAt,
-  startBare,
-  startProxyWithUsers,
-  startSimulator,
-} from './servers.ts'
-
-const fail = (sentence: string): never => {
-  console.error(sentence)
-  process.exit(2)
-}
-
-const readOptions = () => {
-  const { values } = parseArgs({
-    options: {
-      short: { type: 'boolean', default: false },
-      rounds: { type: 'string' },
-      loads: { type: 'string', default: loadNames.join(',') },
-      target: { type: 'string', multiple: true, default: [] },
-      key: { type: 'string' },
-      'upstream-port': { type: 'string', default: '0' },
-      json: { type: 'string' },
-      requests: { type: 'string' },
-      rows: { type: 'string', default: '0' },
-      profile: { type: 'string' },
-    },
-  })
-  const whole = (text: string, name: string, least: number) => {
-    const value = Number(text)
-    return Number.isInteger(value) && value >= least
-      ? value
-      : fail(`--${name} must be a whole number from ${least}.`)
-  }
-  const isLoad = (text: string): text is LoadName => loadNames.some(name => name === text)
-  const loads = values.loads.split(',').map(name => {
-    if (isLoad(name)) return name
-    return fail(`--loads knows ${loadNames.join(', ')}, not "${name}".`)
-  })
-  const targets = values.target.map(text => {
-    const [, name, address] = /^([\w.-]+)=(http:\/\/.+)$/.exec(text) ?? []
-    if (name === undefined || address === undefined)
-      return fail('--target must be like name=http://host:port/path.')
-    return serverAt(name, address, values.key)
-  })
-  const { short } = values
-  return {
-    short,
-    loads,
-    targets,
-    rounds: whole(values.rounds ?? (short ? '1' : '3'), 'rounds', 1),
-    upstreamPort: whole(values['upstream-port'], 'upstream-port', 0),
-    requests: whole(values.requests ?? (short ? '2000' : '100000'), 'requests', 10),
-    rows: whole(values.rows, 'rows', 0),
-    json: values.json,
-    profile: values.profile,
-  }
-}
+import { fail, readOptions } from './options.ts'
+import { type Measurement, median, printLoad, summarize, toTable } from './report.ts'
+import { type Result, sections } from './sections.ts'
+import { type Server, startBare, startProxyWithUsers, startSimulator } from './servers.ts'
+import { canReadSlowly, measureSlowness } from './slow.ts'
 
 const options = readOptions()
 const began = performance.now()
 const say = (text: string) => console.log(text)
-
-/** One load of one server by a load generator of its own process. */
-const measure = async (
-  server: Server,
-  shape: Shape & { key?: string },
-  upstreamPid: number | undefined,
-): Promise<LoadResult> => {
-  const { host, port, path, dialect, pid } = server
-  const key = shape.key ?? server.key
-  const order: LoadOrder = {
-    status: 200,
-    ...shape,
-    host,
-    port,
-    path,
-    dialect,
-    key,
-    serverPid: pid,
-    upstreamPid,
-  }
-  return JSON.parse(await outputOf(['bench/load.ts', JSON.stringify(order)])) as LoadResult
-}
 
 const machine = {
   cpu: cpus()[0]?.model ?? 'unknown',
@@ -113,7 +37,7 @@ const machine = {
 const measurements: Measurement[] = []
 let wrong = 0
 
-const note = (load: LoadName, row: string, round: number, result: LoadResult) => {
+const note = (load: LoadName, row: string, round: number, result: Result) => {
   measurements.push({ load, row, round, result })
   if (result.wrong === 0) return
   wrong += result.wrong
@@ -129,7 +53,7 @@ const start = {
 }
 
 const rated = options.loads.filter(load => load !== 'memory' && load !== 'start')
-const speed = rated.filter(load => load !== 'open5000')
+const speed = rated.filter(load => isForAll(load) && load !== 'open5000')
 
 /** Until the compiler has done its work: what a server costs in its first seconds is not what it costs in a day. */
 const warm = async (server: Server, requests: number) => {
@@ -184,6 +108,21 @@ if (rated.includes('open5000')) {
   say(printLoad('open5000', measurements))
 }
 
+const alone = (load: LoadName) => ({
+  rounds: options.rounds,
+  short: options.short,
+  warm: (server: Server) => warm(server, 5000),
+  note: (row: string, round: number, result: Result) => note(load, row, round, result),
+})
+if (rated.includes('fair')) {
+  const said = await measureFairness(alone('fair'))
+  say(`${printLoad('fair', measurements)}\n${said}`)
+}
+if (rated.includes('slow')) {
+  if (canReadSlowly) await measureSlowness({ ...alone('slow'), upstream: simulator })
+  say(canReadSlowly ? printLoad('slow', measurements) : 'The load "slow" runs on Linux only.\n')
+}
+
 let memory: MemoryResult | undefined
 if (options.loads.includes('memory')) {
   memory = await measureMemory(upstream, options.requests, (proxy, requests) => {
@@ -192,10 +131,16 @@ if (options.loads.includes('memory')) {
   })
   const rows = memory.map(one => {
     wrong += one.wrong
-    return [one.requests.toLocaleString('en-US'), (one.residentBytes / 2 ** 20).toFixed(1), String(one.wrong)]
+    const growth = (one.residentBytes / (memory?.[0]?.residentBytes ?? Number.NaN) - 1) * 100
+    return [
+      one.requests.toLocaleString('en-US'),
+      (one.residentBytes / 2 ** 20).toFixed(1),
+      `${growth < 0 ? '' : '+'}${growth.toFixed(1)} %`,
+      String(one.wrong),
+    ]
   })
   say(
-    `Memory of the proxy, plain completions\n\n${toTable(['after requests', 'resident MB', 'wrong'], rows)}\n`,
+    `Memory of the proxy, plain completions\n\n${toTable(['after requests', 'resident MB', 'over the first', 'wrong'], rows)}\n`,
   )
 }
 

@@ -12,7 +12,7 @@ export type MemoryResult = { requests: number; residentBytes: number; wrong: num
 /** Long enough for garbage to be collected and for pages to be given back. */
 const REST_MS = 3000
 
-/** Resident memory after the first tenth of the requests (at most 10,000) and after all. */
+/** Resident memory after the first tenth of the requests (at most 10,000), after each ten times as many, and after all. */
 export const measureMemory = async (
   upstream: string,
   requests: number,
@@ -22,11 +22,10 @@ export const measureMemory = async (
   try {
     const first = Math.min(10_000, Math.ceil(requests / 10))
     const measured: MemoryResult = []
-    for (const [sent, total] of [
-      [first, first],
-      [requests - first, requests],
-    ] as const) {
-      const { wrong } = await send(proxy, sent)
+    let sent = 0
+    for (let total = first; sent < requests; total = Math.min(requests, total * 10)) {
+      const { wrong } = await send(proxy, total - sent)
+      sent = total
       await Bun.sleep(REST_MS)
       measured.push({ requests: total, residentBytes: residentBytes(proxy.pid ?? 0) ?? Number.NaN, wrong })
     }

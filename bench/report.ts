@@ -1,111 +1,9 @@
-/** Medians over rounds, ratios to the bare pass-through of the same round, and the table on the terminal. */
-import type { LoadResult } from './load.ts'
+/** Medians over rounds, each round compared with the same round of another row, and the table on the terminal. */
 import type { LoadName } from './loads.ts'
+import { type Column, type Result, sections } from './sections.ts'
 
 /** One measurement: which load, which row of its table, which round. */
-export type Measurement = { load: LoadName; row: string; round: number; result: LoadResult }
-
-type Figure = (result: LoadResult) => number | undefined
-type Column = {
-  title: string
-  figure: Figure
-  digits?: number
-  /** Beside the figure, how many times bare's of the same round it is; or what it adds to the direct one. */
-  beside?: 'times bare' | 'over direct'
-}
-
-const BYTES_PER_MB = 1024 * 1024
-const cpuPerRequest: Figure = ({ serverCpuUs, right }) =>
-  serverCpuUs === undefined ? undefined : serverCpuUs / right
-const cpuPerToken: Figure = ({ serverCpuUs, tokens }) =>
-  serverCpuUs === undefined ? undefined : serverCpuUs / tokens
-const perStream: Figure = ({ residentBefore, residentMax, openMax }) =>
-  residentBefore === undefined || residentMax === undefined
-    ? undefined
-    : (residentMax - residentBefore) / 1024 / openMax
-const percent = (share: number | undefined) => (share === undefined ? undefined : share * 100)
-
-const busy: Column[] = [
-  { title: 'server %', figure: result => percent(result.serverBusy) },
-  { title: 'generator %', figure: result => percent(result.generatorBusy) },
-  { title: 'upstream %', figure: result => percent(result.upstreamBusy) },
-]
-const requestCpu: Column = { title: 'CPU µs/request', figure: cpuPerRequest, digits: 1, beside: 'times bare' }
-const tokenCpu: Column = { title: 'CPU µs/token', figure: cpuPerToken, digits: 2, beside: 'times bare' }
-const delays: Column[] = [
-  { title: 'token delay p50 ms', figure: result => result.delay.p50, digits: 2, beside: 'over direct' },
-  { title: 'p99 ms', figure: result => result.delay.p99, digits: 2, beside: 'over direct' },
-]
-
-type Section = { title: string; columns: Column[]; saturates: boolean }
-
-export const sections: Record<Exclude<LoadName, 'memory' | 'start'>, Section> = {
-  plain64: {
-    title: 'Plain completions of 20 tokens, 64 connections',
-    saturates: true,
-    columns: [
-      { title: 'requests/s', figure: result => result.requestsPerSecond, beside: 'times bare' },
-      requestCpu,
-      { title: 'p50 ms', figure: result => result.latency.p50, digits: 2 },
-      { title: 'p99 ms', figure: result => result.latency.p99, digits: 2 },
-      ...busy,
-    ],
-  },
-  stream64: {
-    title: 'Streams of 100 tokens as fast as they go, 64 connections',
-    saturates: true,
-    columns: [
-      { title: 'tokens/s', figure: result => result.tokensPerSecond, beside: 'times bare' },
-      tokenCpu,
-      ...busy,
-    ],
-  },
-  paced512: {
-    title: '512 streams, a token each 30 ms',
-    saturates: false,
-    columns: [tokenCpu, ...delays, { title: 'KB/stream', figure: perStream, digits: 1 }, ...busy],
-  },
-  first1: {
-    title: 'First token, one stream after another',
-    saturates: false,
-    columns: [
-      {
-        title: 'first token p50 ms',
-        figure: result => result.firstToken.p50,
-        digits: 3,
-        beside: 'over direct',
-      },
-      { title: 'p99 ms', figure: result => result.firstToken.p99, digits: 3, beside: 'over direct' },
-      requestCpu,
-    ],
-  },
-  refused: {
-    title: 'Refused requests, 64 connections (bare: the same request, answered)',
-    saturates: true,
-    columns: [
-      { title: 'requests/s', figure: result => result.requestsPerSecond, beside: 'times bare' },
-      requestCpu,
-      ...busy,
-    ],
-  },
-  open5000: {
-    title: '5,000 open streams, 5 tokens a second each',
-    saturates: false,
-    columns: [
-      { title: 'wrong', figure: result => result.wrong },
-      { title: 'open', figure: result => result.openMax },
-      { title: 'KB/stream', figure: perStream, digits: 1 },
-      {
-        title: 'peak MB',
-        figure: result => (result.residentMax === undefined ? undefined : result.residentMax / BYTES_PER_MB),
-      },
-      { title: 'token delay p50 ms', figure: result => result.delay.p50, digits: 2 },
-      { title: 'p99 ms', figure: result => result.delay.p99, digits: 2 },
-      tokenCpu,
-      ...busy,
-    ],
-  },
-}
+export type Measurement = { load: LoadName; row: string; round: number; result: Result }
 
 export const median = (values: readonly number[]): number => {
   const sorted = values.toSorted((a, b) => a - b)
@@ -121,6 +19,9 @@ export type Cell = {
   beside?: { kind: string; median: number; min: number; max: number }
 }
 
+/** The row that each kind of comparison is against. */
+const rowBeside = { 'times bare': 'bare', 'over direct': 'direct', 'over nothing': 'nothing' } as const
+
 /** What a load gave, row by row: each round is compared with the same round of the row it is measured against. */
 export const summarize = (load: keyof typeof sections, measurements: readonly Measurement[]) => {
   const ours = measurements.filter(measurement => measurement.load === load)
@@ -132,8 +33,8 @@ export const summarize = (load: keyof typeof sections, measurements: readonly Me
     const figures = mine.map(({ result }) => figure(result)).filter(value => value !== undefined)
     if (figures.length === 0) return undefined
     const cell: Cell = { title, median: median(figures) }
-    const against = beside === 'times bare' ? 'bare' : 'direct'
-    if (beside === undefined || row === against || row === 'direct') return cell
+    const against = beside === undefined ? undefined : rowBeside[beside]
+    if (beside === undefined || against === undefined || row === against || row === 'direct') return cell
     const compared = mine.flatMap(({ round, result }) => {
       const other = of(against, round)
       const base = other === undefined ? undefined : figure(other)

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { Dialect } from './answer.ts'
+import { type Child, run } from './children.ts'
 
 export type Server = {
   name: string
@@ -19,44 +20,7 @@ export type Server = {
   stop(): Promise<void>
 }
 
-const root = resolve(import.meta.dir, '..')
-/** Without it 256 requests run at once and the others wait in silence. */
-const bunSettings = { BUN_CONFIG_MAX_HTTP_REQUESTS: '65535' }
 const START_TIMEOUT_MS = 60_000
-
-/** Whether processes can be given a core of their own: the servers core 1, all else core 0. */
-export const canPin = Bun.which('taskset') !== null && navigator.hardwareConcurrency >= 2
-
-const pinned = (core: number, command: string[]) =>
-  canPin ? ['taskset', '-c', String(core), ...command] : command
-
-const children = new Set<Bun.Subprocess>()
-// However a run ends, nothing of it stays behind.
-process.on('exit', () => {
-  for (const child of children) child.kill('SIGKILL')
-})
-
-const run = (core: 0 | 1, args: string[], env: Record<string, string>, output: string | undefined) => {
-  const child = Bun.spawn(pinned(core, [process.execPath, ...args]), {
-    cwd: root,
-    env: { ...process.env, ...bunSettings, ...env },
-    stdout: output === undefined ? 'pipe' : Bun.file(output),
-    stderr: 'inherit',
-  })
-  children.add(child)
-  void child.exited.then(() => children.delete(child))
-  return child
-}
-
-type Child = ReturnType<typeof run>
-
-/** Runs a child of the load's side to its end: what it printed. */
-export const outputOf = async (args: string[]): Promise<string> => {
-  const child = run(0, args, {}, undefined)
-  const text = await new Response(child.stdout as ReadableStream).text()
-  if ((await child.exited) !== 0) throw new Error(`${args[0]} failed`)
-  return text
-}
 
 const stopping =
   (child: Child, after = () => {}) =>
@@ -79,8 +43,12 @@ const addressOf = async (child: Child): Promise<URL> => {
   }
 }
 
-export const startSimulator = async (port: number): Promise<Server & { url: string }> => {
-  const child = run(0, ['src/simulator/main.ts', '--port', String(port), '--log', '0'], {}, undefined)
+/** The simulated Ollama, or with `script` another program that takes the same options. */
+export const startSimulator = async (
+  port: number,
+  script = 'src/simulator/main.ts',
+): Promise<Server & { url: string }> => {
+  const child = run(0, [script, '--port', String(port), '--log', '0'])
   const address = await addressOf(child)
   const server = {
     name: 'direct',
@@ -93,7 +61,7 @@ export const startSimulator = async (port: number): Promise<Server & { url: stri
 }
 
 export const startBare = async (upstream: string): Promise<Server> => {
-  const child = run(1, ['bench/bare.ts'], { UPSTREAM: upstream }, undefined)
+  const child = run(1, ['bench/bare.ts'], { UPSTREAM: upstream })
   const { hostname, port } = await addressOf(child)
   const server = {
     name: 'bare',
@@ -129,6 +97,8 @@ export type ProxyOptions = {
   upstream: string
   /** A database that is there already; a new one otherwise. */
   databasePath?: string
+  /** Settings beside those of every benchmark. */
+  settings?: Record<string, string>
   /** Where the CPU profile goes when the proxy stops. */
   profileFolder?: string | undefined
 }
@@ -139,6 +109,7 @@ export type ProxyServer = Server & { adminKey: string; startedMs: number; databa
 export const startProxy = async ({
   upstream,
   databasePath,
+  settings = {},
   profileFolder,
 }: ProxyOptions): Promise<ProxyServer> => {
   const folder = mkdtempSync(join(tmpdir(), 'proxy-bench-'))
@@ -157,6 +128,7 @@ export const startProxy = async ({
     PORT: String(port),
     LOG_LEVEL: 'info',
     LOG_FORMAT: 'json',
+    ...settings,
   }
   const began = performance.now()
   const child = run(

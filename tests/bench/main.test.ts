@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { loadNames } from '../../bench/loads.ts'
+import { canReadSlowly } from '../../bench/slow.ts'
 
 const bench = (...args: string[]) =>
   Bun.spawn([process.execPath, 'bench/main.ts', ...args], { stdout: 'pipe', stderr: 'pipe' })
@@ -22,7 +23,18 @@ test('the short benchmark loses no token, in no load, and writes its figures', a
     }
     expect(measurements.filter(({ result }) => result.wrong > 0 || result.right === 0)).toEqual([])
     expect(new Set(measurements.map(({ row }) => row))).toEqual(
-      new Set(['direct', 'bare', 'proxy', 'proxy 401', 'proxy 429 requests', 'proxy 429 tokens']),
+      new Set([
+        ...['direct', 'bare', 'proxy', 'proxy 401', 'proxy 429 requests', 'proxy 429 tokens'],
+        ...['nothing', '32 MB past the proxy, each second', '32 MB body, each second'],
+        ...['2,000 messages, each second', '10,000 messages (400), each second'],
+        ...[
+          '500 refusals a second, for want of tokens',
+          'export of all rows, all the time',
+          'history of the heaviest, each 20 ms',
+          'retention of old rows',
+        ],
+        ...(canReadSlowly ? ['while they come', 'beside them', 'after they left'] : []),
+      ]),
     )
     expect(starts).toHaveLength(1)
   } finally {

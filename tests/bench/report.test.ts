@@ -49,6 +49,24 @@ test('a ratio is the median of the ratios to bare in the same round, not the rat
   })
 })
 
+test('what a disturbance adds is taken against the same round of the row with nothing beside', () => {
+  const fair = (row: string, round: number, p99: number): Measurement => ({
+    load: 'fair',
+    row,
+    round,
+    result: result({ delay: { ...none, p99 } }),
+  })
+  const measurements = [
+    fair('nothing', 1, 2),
+    fair('nothing', 2, 8),
+    fair('export', 1, 5),
+    fair('export', 2, 9),
+  ]
+  const [nothing, other] = summarize('fair', measurements).map(({ cells }) => cells[1])
+  expect(nothing).toEqual({ title: 'p99 ms', median: 5 })
+  expect(other?.beside).toEqual({ kind: 'over nothing', median: 2, min: 1, max: 3 })
+})
+
 test('what a server without a process id costs is left out, not zero', () => {
   const measurements = [plain('bare', 1, 1000), plain('other', 1, 10, { serverCpuUs: undefined })]
   expect(summarize('plain64', measurements).find(({ row }) => row === 'other')?.cells[1]).toBeUndefined()
