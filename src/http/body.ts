@@ -50,7 +50,7 @@ async function* chunksOf(request: Request, bytesMax: number): AsyncGenerator<Uin
   }
 }
 
-const joined = (chunks: readonly Uint8Array[]): Uint8Array => {
+export const joined = (chunks: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
   const whole = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
   let offset = 0
   for (const chunk of chunks) {

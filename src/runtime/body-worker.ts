@@ -1,7 +1,7 @@
 /** The thread of large-bodies.ts: joins a body's chunks, translates it, keeps its messages as JSON until dropped. */
 import { parentPort } from 'node:worker_threads'
 import { ApiError } from '../errors.ts'
-import { parseJson } from '../http/body.ts'
+import { joined, parseJson } from '../http/body.ts'
 import type { ChatOutline } from '../http/large-body.ts'
 import { measurePrompt } from '../limits/estimate.ts'
 import { toOllamaChat } from '../wire/chat-request.ts'
@@ -17,16 +17,6 @@ const LAST_PROMPT_LENGTH = 16_384
 const received = new Map<number, Uint8Array[]>()
 const translated = new Map<number, Uint8Array>()
 const encoder = new TextEncoder()
-
-const joined = (chunks: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
-  const whole = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
-  let offset = 0
-  for (const chunk of chunks) {
-    whole.set(chunk, offset)
-    offset += chunk.length
-  }
-  return whole
-}
 
 const translate = (bytes: Uint8Array): { outline: ChatOutline; messages: Uint8Array } | undefined => {
   const prepared = toOllamaChat(parseChatRequest(parseJson(bytes)))
