@@ -6,7 +6,7 @@ import { type Context, Hono } from 'hono'
 import { cors } from 'hono/cors'
 import { HTTPException } from 'hono/http-exception'
 import type { Config } from './config.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, tooDeep } from './errors.ts'
 import type { FlightOutcome } from './flight.ts'
 import { accountRoutes } from './http/account.ts'
 import { adminRoutes } from './http/admin.ts'
@@ -285,9 +285,8 @@ const toApiError = (error: unknown, isStorageFull: (error: unknown) => boolean):
   if (error instanceof HTTPException) {
     return new ApiError('invalid_request', 'The request could not be understood.', { cause: error })
   }
-  if (error instanceof RangeError && /call stack/i.test(error.message)) {
-    return new ApiError('invalid_request', 'The request is nested too deeply.', { cause: error })
-  }
+  const deep = tooDeep(error)
+  if (deep !== undefined) return deep
   if (isStorageFull(error)) {
     return new ApiError('storage_full', 'The server has no room left to write. Please try again later.', {
       cause: error,

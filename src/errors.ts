@@ -82,6 +82,12 @@ export class ApiError extends Error {
   }
 }
 
+/** What recursion over a client's JSON runs into, as a 400; undefined for any other error. */
+export const tooDeep = (error: unknown): ApiError | undefined =>
+  error instanceof RangeError && /call stack/i.test(error.message)
+    ? new ApiError('invalid_request', 'The request is nested too deeply.', { cause: error })
+    : undefined
+
 /** A 400 that names the field. `code` as in openai-api.md §1.4: `invalid_type`, `invalid_value`, … or null. */
 export const invalid = (param: string | null, message: string, code: string | null = 'invalid_value') =>
   new ApiError('invalid_request', message, { param, code })

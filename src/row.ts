@@ -85,7 +85,7 @@ export class Row implements Checkpointed {
     if (unwritten < OFFERED_TOKENS) return undefined
     const { ledger } = this.#deps
     if (unwritten < CHECKPOINT_TOKENS) {
-      if (!this.#offered) ledger.offerCheckpoint(this)
+      if (!this.#offered) ledger.offerCheckpoint(this, false)
       this.#offered = true
       return undefined
     }
@@ -100,7 +100,7 @@ export class Row implements Checkpointed {
 
   tick(nowMs: number) {
     if (this.#meter.counted > this.#checkpointTokens && nowMs - this.#checkpointAt >= CHECKPOINT_MS)
-      this.#deps.ledger.checkpoint(this)
+      this.#deps.ledger.offerCheckpoint(this, true)
   }
 
   get id() {

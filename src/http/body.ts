@@ -169,7 +169,10 @@ export const chatBody = (
       c.set('body', checked(schema, read))
       return next()
     }
-    const outline = await read.end()
+    const outline = await read.end().catch(error => {
+      read.drop()
+      throw error
+    })
     if (outline instanceof Uint8Array) {
       c.set('body', checked(schema, outline))
       return next()

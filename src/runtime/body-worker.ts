@@ -1,6 +1,6 @@
 /** The thread of large-bodies.ts: joins a body's chunks, translates it, keeps its messages as JSON until dropped. */
 import { parentPort } from 'node:worker_threads'
-import { ApiError } from '../errors.ts'
+import { ApiError, tooDeep } from '../errors.ts'
 import { joined, parseJson } from '../http/body.ts'
 import type { ChatOutline } from '../http/large-body.ts'
 import { measurePrompt } from '../limits/estimate.ts'
@@ -11,8 +11,8 @@ import type { Reply, Wish } from './large-bodies.ts'
 
 /** So much at a time is joined and encoded for the event loop; each costs it well under a millisecond. */
 const SLICE_BYTES = 256 * 1024
-/** More than any preview is long. */
-const LAST_PROMPT_LENGTH = 16_384
+/** The longest preview, 10,000 characters of two units each. */
+const LAST_PROMPT_LENGTH = 20_000
 
 const received = new Map<number, Uint8Array[]>()
 const translated = new Map<number, Uint8Array>()
@@ -33,31 +33,35 @@ const translate = (bytes: Uint8Array): { outline: ChatOutline; messages: Uint8Ar
   }
 }
 
-const reply = (answer: Reply, give: ArrayBuffer[] = []) => parentPort?.postMessage(answer, give)
+type Answered = Reply extends infer One ? (One extends { seq: number } ? Omit<One, 'seq'> : never) : never
 
-const end = (id: number) => {
+const reply = (seq: number, answer: Answered, give: ArrayBuffer[] = []) =>
+  parentPort?.postMessage({ seq, ...answer } as Reply, give)
+
+const end = (seq: number, id: number) => {
   const bytes = joined(received.get(id) ?? [])
   received.delete(id)
   try {
     const done = translate(bytes)
-    if (done === undefined) return reply({ id, bytes }, [bytes.buffer])
+    if (done === undefined) return reply(seq, { bytes }, [bytes.buffer])
     translated.set(id, done.messages)
-    reply({ id, outline: done.outline })
+    reply(seq, { outline: done.outline })
   } catch (error) {
-    if (error instanceof ApiError) {
-      const { kind, message, headers, body } = error
+    const fault = error instanceof ApiError ? error : tooDeep(error)
+    if (fault !== undefined) {
+      const { kind, message, headers, body } = fault
       const { param, code } = body.error
-      reply({ id, fault: { kind, message, details: { param, code, headers } } })
-    } else reply({ id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) })
+      reply(seq, { fault: { kind, message, details: { param, code, headers } } })
+    } else reply(seq, { error: error instanceof Error ? (error.stack ?? error.message) : String(error) })
   }
 }
 
-const slice = (id: number, offset: number) => {
+const slice = (seq: number, id: number, offset: number) => {
   const messages = translated.get(id)
-  if (messages === undefined) return reply({ id, error: 'the body was dropped' })
+  if (messages === undefined) return reply(seq, { error: 'the body was dropped' })
   const part = messages.slice(offset, offset + SLICE_BYTES)
   const next = offset + part.length
-  reply({ id, slice: part, next: next < messages.length ? next : null }, [part.buffer as ArrayBuffer])
+  reply(seq, { slice: part, next: next < messages.length ? next : null }, [part.buffer as ArrayBuffer])
 }
 
 giveWay()
@@ -70,10 +74,10 @@ parentPort?.on('message', (wish: Wish) => {
       break
     }
     case 'end':
-      end(wish.id)
+      end(wish.seq, wish.id)
       break
     case 'slice':
-      slice(wish.id, wish.offset)
+      slice(wish.seq, wish.id, wish.offset)
       break
     case 'drop':
       received.delete(wish.id)

@@ -5,11 +5,12 @@ import type { ChatOutline, LargeBody } from '../http/large-body.ts'
 
 export type Wish =
   | { do: 'add'; id: number; chunk: Uint8Array }
-  | { do: 'end'; id: number }
-  | { do: 'slice'; id: number; offset: number }
+  /** `seq`: the number of the answer. */
+  | { do: 'end'; id: number; seq: number }
+  | { do: 'slice'; id: number; seq: number; offset: number }
   | { do: 'drop'; id: number }
 
-export type Reply = { id: number } & (
+export type Reply = { seq: number } & (
   | { outline: ChatOutline }
   | { bytes: Uint8Array<ArrayBuffer> }
   /** `next`: where the next slice begins; null after the last one. */
@@ -26,11 +27,12 @@ const start = () => new Worker(new URL('./body-worker.ts', import.meta.url))
 export const createLargeBodies = (startWorker = start) => {
   const waiting = new Map<number, Waiter>()
   let begun = 0
+  let asked = 0
   let worker: Worker | undefined
 
   const answered = (reply: Reply) => {
-    const waiter = waiting.get(reply.id)
-    waiting.delete(reply.id)
+    const waiter = waiting.get(reply.seq)
+    waiting.delete(reply.seq)
     if (waiting.size === 0) worker?.unref()
     if ('error' in reply) waiter?.reject(new Error(reply.error))
     else if ('fault' in reply) {
@@ -39,7 +41,8 @@ export const createLargeBodies = (startWorker = start) => {
     } else waiter?.resolve(reply)
   }
 
-  const ended = (reason: Error) => {
+  const ended = (reason: Error, thread = worker) => {
+    if (thread !== worker) return
     worker = undefined
     for (const waiter of waiting.values()) waiter.reject(reason)
     waiting.clear()
@@ -49,22 +52,21 @@ export const createLargeBodies = (startWorker = start) => {
     if (worker !== undefined) return worker
     const started = startWorker()
     started.on('message', answered)
-    started.on('error', ended)
-    started.on('exit', () => {
-      if (worker === started) ended(new Error('the Worker for large bodies ended'))
-    })
+    started.on('error', (reason: Error) => ended(reason, started))
+    started.on('exit', () => ended(new Error('the Worker for large bodies ended'), started))
     started.unref()
     worker = started
     return started
   }
 
-  const ask = (thread: Worker, wish: Wish): Promise<Reply> =>
+  const ask = (thread: Worker, toWish: (seq: number) => Wish): Promise<Reply> =>
     new Promise((resolve, reject) => {
       // Of one that has died no answer would ever come.
       if (thread !== worker) return reject(new Error('the Worker for large bodies has ended'))
-      waiting.set(wish.id, { resolve, reject })
+      asked += 1
+      waiting.set(asked, { resolve, reject })
       thread.ref()
-      thread.postMessage(wish)
+      thread.postMessage(toWish(asked))
     })
 
   const begin = (): LargeBody => {
@@ -78,7 +80,7 @@ export const createLargeBodies = (startWorker = start) => {
         thread.postMessage({ do: 'add', id, chunk: own } satisfies Wish, [own.buffer as ArrayBuffer])
       },
       async end() {
-        const reply = await ask(thread, { do: 'end', id })
+        const reply = await ask(thread, seq => ({ do: 'end', id, seq }))
         if ('outline' in reply) return reply.outline
         if ('bytes' in reply) return reply.bytes
         throw new Error('a large body was answered by something else')
@@ -88,8 +90,9 @@ export const createLargeBodies = (startWorker = start) => {
         return new ReadableStream<Uint8Array>(
           {
             async pull(controller) {
-              if (offset === null) return controller.close()
-              const reply = await ask(thread, { do: 'slice', id, offset })
+              const from = offset
+              if (from === null) return controller.close()
+              const reply = await ask(thread, seq => ({ do: 'slice', id, seq, offset: from }))
               if (!('slice' in reply)) throw new Error('a slice was answered by something else')
               controller.enqueue(reply.slice)
               offset = reply.next

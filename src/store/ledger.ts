@@ -82,10 +82,13 @@ export interface Ledger {
   open(row: Opening): Promise<void>
   /** Resolves when the new sum of grants is committed. */
   grant(id: number, completionPromised: number): Promise<void>
-  /** A checkpoint with the next group, which is written soon; nobody waits. */
+  /** A checkpoint with the very next group, which is written soon: `committed` then means this one too. */
   checkpoint(request: Checkpointed): void
-  /** The same, with a group that others have written: while it goes on like this, one pays for many. */
-  offerCheckpoint(request: Checkpointed): void
+  /**
+   * A checkpoint with a group that others have written, so that one pays for many; `soon`: also when no other comes.
+   * Of thousands each group takes some.
+   */
+  offerCheckpoint(request: Checkpointed, soon: boolean): void
   /** Resolves when what was handed in so far, checkpoints too, is committed; rejects when it could not be. */
   committed(): Promise<void>
   /**
@@ -114,11 +117,12 @@ export type LedgerDeps = {
 const emptyBatch = (): Batch => ({ open: [], grant: [], checkpoint: [], close: [], keyUse: [], learnt: [] })
 
 const RETRY_MS = 500
-/** A row takes 4 µs: of thousands of streams no more than so many hold up the event loop at once. */
+/** A row takes 4 µs: of thousands that are offered no more than so many hold up the event loop at once. */
 const CHECKPOINTS_A_GROUP = 256
 
 export const createLedger = (deps: LedgerDeps): Ledger => {
   let batch = emptyBatch()
+  let demanded = new Map<number, Checkpointed>()
   /** By request, the longest waiting first. */
   const offered = new Map<number, Checkpointed>()
   /** One promise a group, shared by all who wait for it. */
@@ -151,8 +155,13 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
     scheduled = false
     const group = batch
     const waiting = waited
+    for (const [id, request] of demanded) {
+      offered.delete(id)
+      group.checkpoint.push(request.checkpoint())
+    }
+    demanded = new Map()
     for (const [id, request] of offered) {
-      if (group.checkpoint.length === CHECKPOINTS_A_GROUP) {
+      if (group.checkpoint.length >= CHECKPOINTS_A_GROUP) {
         schedule()
         break
       }
@@ -192,13 +201,15 @@ export const createLedger = (deps: LedgerDeps): Ledger => {
       return committed()
     },
     checkpoint(request) {
-      offered.set(request.id, request)
+      demanded.set(request.id, request)
       schedule()
     },
-    offerCheckpoint(request) {
+    offerCheckpoint(request, soon) {
       offered.set(request.id, request)
+      if (soon) schedule()
     },
     close(row) {
+      demanded.delete(row.id)
       offered.delete(row.id)
       batch.close.push(row)
       return committed()

@@ -117,12 +117,14 @@ test('what is wrong with a large request is said as of a small one, and nothing 
   const key = await proxy.createUser('alice')
   const padded = (json: object) => JSON.stringify({ ...json, metadata: { padding: ' '.repeat(LARGE) } })
   const user = { role: 'user', content: 'Hi' }
+  const deep = `{"model":"m","messages":[{"role":"user","content":"\\ud83d\\ude00"}],"metadata":{"a":${'['.repeat(50_000)}${']'.repeat(50_000)}}}`
   for (const [small, large] of [
     [{ model: 'm' }, padded({ model: 'm' })],
     [{ model: 'm', messages: [{ role: 'nobody' }] }, padded({ model: 'm', messages: [{ role: 'nobody' }] })],
     [{ model: 'm', messages: [user], n: 0 }, padded({ model: 'm', messages: [user], n: 0 })],
     ['{"model":', `{"model":${' '.repeat(LARGE)}`],
     ['"\\ud800"', `${' '.repeat(LARGE)}"\\ud800"`],
+    [deep, `${' '.repeat(LARGE)}${deep}`],
   ] as const) {
     const answers: Json[] = []
     for (const body of [typeof small === 'string' ? small : JSON.stringify(small), large]) {

@@ -65,7 +65,7 @@ describe('checkpoints', () => {
     const { ledger, groups, turn } = createTurned()
     const one = stream(1)
     one.state.tokens = 8
-    ledger.offerCheckpoint(one)
+    ledger.offerCheckpoint(one, false)
     turn()
     expect([groups.length, one.state.asked]).toEqual([0, 0])
     one.state.tokens = 11
@@ -80,19 +80,33 @@ describe('checkpoints', () => {
 
   test('a demanded one is written soon, and takes those along that were offered', () => {
     const { ledger, groups, turn } = createTurned()
-    ledger.offerCheckpoint(stream(1))
+    ledger.offerCheckpoint(stream(1), false)
     ledger.checkpoint(stream(2))
     turn()
-    expect(groups.map(group => group.checkpoint.map(point => point.id))).toEqual([[1, 2]])
+    expect(groups.map(group => group.checkpoint.map(point => point.id))).toEqual([[2, 1]])
+    ledger.offerCheckpoint(stream(3), true)
+    turn()
+    expect(groups.at(-1)?.checkpoint.map(point => point.id)).toEqual([3])
   })
 
   test('thousands are written 256 at a time, a turn of the event loop between, each once', () => {
     const { ledger, groups, turn } = createTurned()
-    for (let id = 1; id <= 600; id++) ledger.offerCheckpoint(stream(id))
+    for (let id = 1; id <= 600; id++) ledger.offerCheckpoint(stream(id), false)
     ledger.checkpoint(stream(601))
     for (let turns = 0; turns < 5; turns++) turn()
     expect(groups.map(group => group.checkpoint.length)).toEqual([256, 256, 89])
     expect(new Set(groups.flatMap(group => group.checkpoint.map(point => point.id))).size).toBe(601)
+  })
+
+  test('who waits for what is committed waits for its own checkpoint, however many were offered before', async () => {
+    const { ledger, groups, turn } = createTurned()
+    for (let id = 1; id <= 3000; id++) ledger.offerCheckpoint(stream(id), true)
+    for (let id = 3001; id <= 3600; id++) ledger.checkpoint(stream(id))
+    const committed = ledger.committed()
+    turn()
+    await committed
+    const written = groups.flatMap(group => group.checkpoint.map(point => point.id))
+    expect(written).toEqual(Array.from({ length: 600 }, (_, index) => 3001 + index))
   })
 
   test('of a request that was closed none is written any more', () => {
