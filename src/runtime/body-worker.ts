@@ -64,7 +64,8 @@ const slice = (seq: number, id: number, offset: number) => {
   reply(seq, { slice: part, next: next < messages.length ? next : null }, [part.buffer as ArrayBuffer])
 }
 
-giveWay()
+// A client waits for its body.
+giveWay(5)
 parentPort?.on('message', (wish: Wish) => {
   switch (wish.do) {
     case 'add': {

@@ -8,7 +8,7 @@ import { giveWay } from './give-way.ts'
 import type { Answer, Question } from './reader.ts'
 import { createTextReports } from './text-reports.ts'
 
-giveWay()
+giveWay(19)
 const { path } = workerData as { path: string }
 const sqlite = new Database(path, { readonly: true, strict: true })
 sqlite.run('pragma busy_timeout = 5000')

@@ -1,9 +1,12 @@
-import { expect, spyOn, test } from 'bun:test'
+import { expect, setDefaultTimeout, spyOn, test } from 'bun:test'
 import { Worker } from 'node:worker_threads'
 import type { Wish } from '../../src/runtime/large-bodies.ts'
 import { done, pause, say, status } from '../../src/simulator/script.ts'
 import { historyOf, limitsOf } from '../support/session.ts'
 import { type Json, type Session, startSession } from './support.ts'
+
+// A Worker gives way: beside other work it may take its time.
+setDefaultTimeout(60_000)
 
 const LARGE = 300_000
 const long = (length: number) => 'Grüße, 世界! "quoted" \\ \u2028 🙂 '.repeat(Math.ceil(length / 28))

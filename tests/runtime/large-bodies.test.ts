@@ -1,6 +1,9 @@
-import { afterEach, expect, test } from 'bun:test'
+import { afterEach, expect, setDefaultTimeout, test } from 'bun:test'
 import { Worker } from 'node:worker_threads'
 import { createLargeBodies } from '../../src/runtime/large-bodies.ts'
+
+// A Worker gives way: beside other work it may take its time.
+setDefaultTimeout(60_000)
 
 const started: Worker[] = []
 const bodies = createLargeBodies(() => {

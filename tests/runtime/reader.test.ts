@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from 'bun:test'
+import { afterAll, describe, expect, setDefaultTimeout, test } from 'bun:test'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,6 +8,9 @@ import { createTextReports } from '../../src/runtime/text-reports.ts'
 import { ReportFault } from '../../src/store/report-parts.ts'
 import { createStore } from '../../src/store/store.ts'
 import { batch, closing, DAY, HOUR, idAt, T0 } from '../store/support.ts'
+
+// A Worker gives way: beside other work it may take its time.
+setDefaultTimeout(60_000)
 
 const root = mkdtempSync(join(tmpdir(), 'reader-'))
 const database = openDatabase({ path: join(root, 'proxy.db'), synchronous: 'normal', nowMs: T0 })
