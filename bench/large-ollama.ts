@@ -8,11 +8,10 @@
  */
 import { parseArgs } from 'node:util'
 import { createCatalogue } from '../src/simulator/catalogue.ts'
-import { sharedMicros } from '../src/simulator/clock.ts'
 import { createEndpoints } from '../src/simulator/endpoints.ts'
 import type { HttpRequest } from '../src/simulator/exchange.ts'
 import { listen } from '../src/simulator/http.ts'
-import { createJournal, type Stats } from '../src/simulator/journal.ts'
+import { createJournal, toStats } from '../src/simulator/journal.ts'
 import { receive } from '../src/simulator/received.ts'
 import { createWheel } from '../src/simulator/wheel.ts'
 
@@ -31,19 +30,7 @@ const endpoints = createEndpoints({
   version: '0.0.0',
   msPerToken: 0,
   faults: { probability: 0, seed: 1, kinds: [] },
-  stats: (): Stats => ({
-    accepts: server.accepted(),
-    requests: journal.totals.requests,
-    aborts: journal.totals.aborts,
-    open: server.open(),
-    tokens: journal.totals.tokens,
-    last_abort_us: journal.totals.lastAbortUs,
-    last_abort_tok: journal.totals.lastAbortTokens,
-    now_us: sharedMicros(),
-    ended: { ...journal.ended },
-    running: journal.totals.running,
-    dropped: journal.dropped(),
-  }),
+  stats: () => toStats(journal, server),
   now: Date.now,
 })
 

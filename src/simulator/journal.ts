@@ -2,6 +2,7 @@
  * The simulated Ollama's own account of what it was asked and what it gave: the truth a proxy's ledger is held against.
  * The oldest entries go when `limit` is reached; `dropped` says how many went.
  */
+import { sharedMicros } from './clock.ts'
 
 /**
  * How an answer ended. `done`: its end was handed to the kernel. `hung up`: the client left before that.
@@ -108,3 +109,18 @@ export const createJournal = (limit: number) => {
 }
 
 export type Journal = ReturnType<typeof createJournal>
+
+/** What `/__stats` says: the journal's sums beside the server's connections. */
+export const toStats = (journal: Journal, server: { accepted: () => number; open: () => number }): Stats => ({
+  accepts: server.accepted(),
+  requests: journal.totals.requests,
+  aborts: journal.totals.aborts,
+  open: server.open(),
+  tokens: journal.totals.tokens,
+  last_abort_us: journal.totals.lastAbortUs,
+  last_abort_tok: journal.totals.lastAbortTokens,
+  now_us: sharedMicros(),
+  ended: { ...journal.ended },
+  running: journal.totals.running,
+  dropped: journal.dropped(),
+})

@@ -26,11 +26,10 @@
 import { fileURLToPath } from 'node:url'
 import { type FaultKind, faultKinds } from './behaviour.ts'
 import { type Catalogue, canonicalName, createCatalogue, type ModelSpec } from './catalogue.ts'
-import { sharedMicros } from './clock.ts'
 import { createEndpoints } from './endpoints.ts'
 import type { Exchange } from './exchange.ts'
 import { listen } from './http.ts'
-import { createJournal, type LogEntry, type Stats } from './journal.ts'
+import { createJournal, type LogEntry, type Stats, toStats } from './journal.ts'
 import { isGenerating, type Received, receive } from './received.ts'
 import {
   findRecording,
@@ -139,19 +138,7 @@ export const startSimulator = async (options: SimulatorOptions = {}): Promise<Si
     return taken
   }
 
-  const stats = (): Stats => ({
-    accepts: server.accepted(),
-    requests: journal.totals.requests,
-    aborts: journal.totals.aborts,
-    open: server.open(),
-    tokens: journal.totals.tokens,
-    last_abort_us: journal.totals.lastAbortUs,
-    last_abort_tok: journal.totals.lastAbortTokens,
-    now_us: sharedMicros(),
-    ended: { ...journal.ended },
-    running: journal.totals.running,
-    dropped: journal.dropped(),
-  })
+  const stats = () => toStats(journal, server)
 
   const endpoints = createEndpoints({
     catalogue,
