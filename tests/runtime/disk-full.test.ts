@@ -52,7 +52,7 @@ test.skipIf(!disk.mounted)('a log that cannot be written breaks no answer', asyn
       answer => answer.ok,
       () => false,
     )
-  while (!(await isUp())) await Bun.sleep(20)
+  while (!(await isUp()));
   const headers = { authorization: 'Bearer test-admin-key', 'content-type': 'application/json' }
   const made = await fetch(`${url}/admin/users`, { method: 'POST', headers, body: '{"user_id":"alice"}' })
   const { api_key: key } = (await made.json()) as { api_key: string }
@@ -117,11 +117,8 @@ test.skipIf(!disk.mounted)(
 
     rmSync(join(disk.folder, 'filler'))
     let answer = await chat(false)
-    for (let tries = 0; tries < 100 && answer.status !== 200; tries++) {
-      await Bun.sleep(20)
-      answer = await chat(false)
-    }
-    expect(answer.status).toBe(200)
+    // Asked until it is well again; the test's own time is the bound.
+    while (answer.status !== 200) answer = await chat(false)
     proxy.child.kill('SIGKILL')
     await proxy.ended()
     await ollama.close()

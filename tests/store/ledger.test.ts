@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'bun:test'
-import { type Batch, type Closing, createLedger } from '../../src/store/ledger.ts'
+import { type Batch, createLedger } from '../../src/store/ledger.ts'
+import { closing } from './support.ts'
 
 /** A ledger whose groups are written when `turn` is called, as by a turn of the event loop. */
 const createTurned = () => {
@@ -40,26 +41,6 @@ const stream = (id: number) => {
     },
   }
 }
-const closing = (id: number): Closing => ({
-  id,
-  userNumber: 1,
-  keyId: 1,
-  modelId: 1,
-  kind: 'chat',
-  outcome: 'completed',
-  basis: 'measured',
-  promptTokens: 1,
-  completionTokens: 1,
-  price: { input: 0, output: 0 },
-  admittedAfterMs: 0,
-  queueMs: 0,
-  firstTokenMs: 0,
-  durationMs: 0,
-  loadUs: 0,
-  promptEvalUs: 0,
-  evalUs: 0,
-})
-
 describe('checkpoints', () => {
   test('an offered one waits for a group of others and says what is true when that is written', () => {
     const { ledger, groups, turn } = createTurned()
@@ -69,11 +50,11 @@ describe('checkpoints', () => {
     turn()
     expect([groups.length, one.state.asked]).toEqual([0, 0])
     one.state.tokens = 11
-    void ledger.close(closing(2))
+    void ledger.close(closing({ id: 2 }))
     one.state.tokens = 12
     turn()
     expect(groups.map(group => group.checkpoint.map(point => point.completionCounted))).toEqual([[12]])
-    void ledger.close(closing(3))
+    void ledger.close(closing({ id: 3 }))
     turn()
     expect(one.state.asked).toBe(1)
   })
@@ -112,7 +93,7 @@ describe('checkpoints', () => {
   test('of a request that was closed none is written any more', () => {
     const { ledger, groups, turn } = createTurned()
     ledger.checkpoint(stream(1))
-    void ledger.close(closing(1))
+    void ledger.close(closing({ id: 1 }))
     turn()
     expect(groups.map(group => [group.checkpoint.length, group.close.length])).toEqual([[0, 1]])
   })
@@ -121,7 +102,7 @@ describe('checkpoints', () => {
 test('all who wait for a group that fails are told so, and its closings are tried again', async () => {
   const { ledger, groups, turn, fail } = createTurned()
   fail(true)
-  const waiting = [ledger.committed(), ledger.close(closing(1)), ledger.grant(1, 5)]
+  const waiting = [ledger.committed(), ledger.close(closing({ id: 1 })), ledger.grant(1, 5)]
   const told = Promise.allSettled(waiting)
   turn()
   expect((await told).map(one => one.status)).toEqual(['rejected', 'rejected', 'rejected'])
