@@ -1,4 +1,5 @@
 import { expect, test } from 'bun:test'
+import { connect } from 'node:net'
 import { limitsOf } from '../support/session.ts'
 import { hello, type Session, spend, startSession } from './support.ts'
 
@@ -142,4 +143,18 @@ test('refusals at the door are counted, cost nothing and reach no model server',
   expect(line?.['refused']).toEqual({ '429 rate_limit_exceeded': 6 })
   const usage = await proxy.call('/v1/usage', { key })
   expect(JSON.stringify(await usage.json())).toContain('"request_count":2')
+})
+
+test('a full request limit is told before the body is sent', async () => {
+  const session = await startSession()
+  const { proxy } = session
+  const key = await proxy.createUser('alice', limitsOf({ requests_per_minute: 1 }))
+  await spend(session, key)
+  const { promise: answered, resolve } = Promise.withResolvers<string>()
+  const socket = connect(proxy.port, '127.0.0.1')
+  socket.on('data', data => resolve(data.toString()))
+  const head = `Host: localhost\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\nContent-Length: 500`
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\n${head}\r\n\r\n`)
+  expect(await answered).toStartWith('HTTP/1.1 429')
+  socket.destroy()
 })
