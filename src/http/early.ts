@@ -12,7 +12,7 @@ import type { Demand, WindowStore } from '../limits/admission.ts'
 import type { Principals } from '../principals.ts'
 import type { createTally } from '../tally.ts'
 import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
-import { toLimitFault, toLimitHeaders } from './limit.ts'
+import { toLimitFault, writeLimitHeaders } from './limit.ts'
 
 export type EarlyDeps = {
   principals: Principals
@@ -35,19 +35,25 @@ const pathOf = (url: string) => url.slice(url.indexOf('/', 'https://'.length))
  */
 const atMost = (bytes: number): Demand => ({ prompt: 65_536 + 64 * bytes, usual: 1_048_576 })
 
+/** The answer carries a copy of these, and a header set on it is cheaper than one in an object. */
+const sameForAll = new Headers({
+  'content-type': 'application/json',
+  'openai-version': '2020-10-01',
+  'openai-processing-ms': '0',
+})
+
 export const createEarlyRefusal = (deps: EarlyDeps): ((request: Request) => Response | undefined) => {
   const { principals, windows, tally, ids, steady } = deps
 
-  const refuse = ({ kind, message, headers: own }: Fault, headers: Record<string, string>): Response => {
+  const refuse = ({ kind, message, headers: own }: Fault): Response => {
     const status = statusOf(kind)
     const body = toErrorBody(kind, message)
     tally.count({ status, body })
-    headers['content-type'] = 'application/json'
-    headers['x-request-id'] = toRequestId(ids.next())
-    headers['openai-version'] = '2020-10-01'
-    headers['openai-processing-ms'] = '0'
-    for (const name in own) headers[name] = own[name] as string
-    return new Response(JSON.stringify(body), { status, headers })
+    const response = new Response(JSON.stringify(body), { status, headers: sameForAll })
+    const { headers } = response
+    headers.set('x-request-id', toRequestId(ids.next()))
+    for (const name in own) headers.set(name, own[name] as string)
+    return response
   }
 
   const refuseByLimit = (request: Request, user: number, limits: Parameters<WindowStore['view']>[1]) => {
@@ -57,17 +63,21 @@ export const createEarlyRefusal = (deps: EarlyDeps): ((request: Request) => Resp
     const nowMs = steady()
     const refusal = windows.refusal(user, limits, atMost(Number(length)), nowMs)
     if (refusal?.limit !== 'requestsPerMinute' && refusal?.limit !== 'requestsPerDay') return undefined
-    return refuse(toLimitFault(refusal), toLimitHeaders(windows.view(user, limits, 0, nowMs), nowMs))
+    const response = refuse(toLimitFault(refusal))
+    writeLimitHeaders(windows.view(user, limits, 0, nowMs), nowMs, (name, value) =>
+      response.headers.set(name, value),
+    )
+    return response
   }
 
   return request => {
     if (request.method !== 'POST' || !meteredPaths.has(pathOf(request.url))) return undefined
     if (deps.corsOrigins.length > 0 || request.headers.get('x-request-id') !== null) return undefined
     const key = bearerToken(request.headers.get('authorization'))
-    if (key === undefined || key.length > KEY_LENGTH_MAX) return refuse(toKeyFault(key), {})
+    if (key === undefined || key.length > KEY_LENGTH_MAX) return refuse(toKeyFault(key))
     const caller = principals.recall(key)
     if (caller === null) return undefined
-    if (caller === undefined) return refuse(toKeyFault(key), {})
+    if (caller === undefined) return refuse(toKeyFault(key))
     return refuseByLimit(request, caller.account.userNumber, caller.account.limits)
   }
 }
