@@ -5,9 +5,16 @@ import { ApiError, type Fault } from '../errors.ts'
 import type { Principals } from '../principals.ts'
 import type { AppEnv } from './env.ts'
 
-/** The token of an `Authorization: Bearer …` header (scheme in any case), or undefined. */
-export const bearerToken = (authorization: string | null | undefined): string | undefined =>
-  /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1]
+/**
+ * The token of an `Authorization: Bearer …` header (scheme in any case), or undefined. Cut out by hand: a regular
+ * expression with a group takes a twentieth of what a refused request costs.
+ */
+export const bearerToken = (authorization: string | null | undefined): string | undefined => {
+  if (authorization == null) return undefined
+  if (!authorization.startsWith('Bearer ') && !/^bearer /i.test(authorization)) return undefined
+  const token = authorization.slice('Bearer '.length).trim()
+  return token === '' || token.includes(' ') || token.includes('\t') ? undefined : token
+}
 
 const challenge = { 'www-authenticate': 'Bearer realm="ai-usage-proxy"' }
 
