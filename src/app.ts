@@ -22,6 +22,7 @@ import type { BeginLargeBody } from './http/large-body.ts'
 import { limit } from './http/limit.ts'
 import { complete, prepare } from './http/metered.ts'
 import { publicRoutes } from './http/public.ts'
+import { Repeats } from './http/repeats.ts'
 import { toRequestId } from './ids.ts'
 import type { WindowStore } from './limits/admission.ts'
 import type { Learnt } from './limits/learnt.ts'
@@ -59,7 +60,7 @@ export type Deps = {
   newSecret: () => string
   newToolCallId: () => string
   /** SHA-256 as hex. */
-  sha256: (text: string) => string
+  sha256: (data: string | Uint8Array) => string
   fetch: UpstreamDeps['fetch']
   fetchImage: ImageDeps['fetchImage']
   sniffImageType: ImageDeps['sniffImageType']
@@ -127,6 +128,7 @@ export const createApp = (deps: Deps) => {
     queueMax: config.queueMax,
     now: steady,
   })
+  const repeats = new Repeats()
   const tally = createTally({ ticker: deps.ticker, steady, log })
   const relay = createRelay({
     ...deps,
@@ -203,7 +205,14 @@ export const createApp = (deps: Deps) => {
   })
 
   const client = authenticate(principals)
-  const limited = limit({ windows, store, steady, modelId: models.numberOf, priceOf: models.priceOf })
+  const limited = limit({
+    windows,
+    store,
+    repeats,
+    steady,
+    modelId: models.numberOf,
+    priceOf: models.priceOf,
+  })
   const lift = async (c: Context<AppEnv>, next: () => Promise<void>) => {
     deps.liftTimeout(c.req.raw)
     await next()
@@ -258,11 +267,15 @@ export const createApp = (deps: Deps) => {
     return c.json(error.body, error.status as 400)
   }
 
-  const refuseEarly = createEarlyRefusal({ ...deps, principals, tally, corsOrigins: config.corsOrigins })
+  const plainly = (request: Request, bindings: AppEnv['Bindings']) => app.fetch(request, bindings)
+  const refuseEarly = createEarlyRefusal(
+    { ...deps, principals, repeats, tally, corsOrigins: config.corsOrigins },
+    plainly,
+  )
 
   return {
     fetch: (request: Request): Response | Promise<Response> =>
-      (draining ? undefined : refuseEarly(request)) ?? app.fetch(request),
+      (draining ? undefined : refuseEarly(request)) ?? plainly(request, {}),
     upstream,
     /** Prices are read once; call before the first request. */
     ready: () => models.loadPrices(),

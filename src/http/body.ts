@@ -3,7 +3,7 @@ import type { Context, MiddlewareHandler } from 'hono'
 import type { z } from 'zod'
 import { ApiError, invalid } from '../errors.ts'
 import { toInvalidRequest } from '../wire/invalid-request.ts'
-import type { AppEnv } from './env.ts'
+import { type AppEnv, earlyBodyOf } from './env.ts'
 import { type BeginLargeBody, LARGE_BYTES, type LargeBody, LargeChat } from './large-body.ts'
 
 const tooLarge = (bytesMax: number) =>
@@ -30,6 +30,11 @@ const unpack = (request: Request): ReadableStream<Uint8Array> | null => {
   return request.body.pipeThrough(new DecompressionStream(format as 'gzip'))
 }
 
+/** Whoever sent it has left, or what it was packed with is broken. */
+const brokenOff = (cause: unknown): never => {
+  throw new ApiError('invalid_request', 'The request body could not be read.', { cause })
+}
+
 /** The body's bytes as they come, unpacked. @throws ApiError 413 past `bytesMax`, 400 for what breaks off */
 async function* chunksOf(request: Request, bytesMax: number): AsyncGenerator<Uint8Array> {
   const body = unpack(request)
@@ -37,9 +42,7 @@ async function* chunksOf(request: Request, bytesMax: number): AsyncGenerator<Uin
   let length = 0
   const reader = body.getReader() as ReadableStreamDefaultReader<Uint8Array>
   for (;;) {
-    const { done, value } = await reader.read().catch(cause => {
-      throw new ApiError('invalid_request', 'The request body could not be read.', { cause })
-    })
+    const { done, value } = await reader.read().catch(brokenOff)
     if (done) return
     length += value.length
     if (length > bytesMax) {
@@ -49,6 +52,9 @@ async function* chunksOf(request: Request, bytesMax: number): AsyncGenerator<Uin
     yield value
   }
 }
+
+const readWhole = async (request: Request): Promise<Uint8Array> =>
+  new Uint8Array(await request.arrayBuffer().catch(brokenOff))
 
 export const joined = (chunks: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
   const whole = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
@@ -68,7 +74,7 @@ const declaredLength = (request: Request, bytesMax: number): number | undefined 
 }
 
 export const readBytes = async (request: Request, bytesMax: number): Promise<Uint8Array> => {
-  if (declaredLength(request, bytesMax) !== undefined) return new Uint8Array(await request.arrayBuffer())
+  if (declaredLength(request, bytesMax) !== undefined) return readWhole(request)
   const chunks: Uint8Array[] = []
   for await (const chunk of chunksOf(request, bytesMax)) chunks.push(chunk)
   return joined(chunks)
@@ -81,7 +87,7 @@ const readOrHandOver = async (
   begin: NonNullable<BeginLargeBody>,
 ): Promise<Uint8Array | LargeBody> => {
   const declared = declaredLength(request, bytesMax)
-  if (declared !== undefined && declared <= LARGE_BYTES) return new Uint8Array(await request.arrayBuffer())
+  if (declared !== undefined && declared <= LARGE_BYTES) return readWhole(request)
   const chunks: Uint8Array[] = []
   let length = 0
   let large: LargeBody | undefined
@@ -151,7 +157,7 @@ const checked = (schema: z.ZodType, bytes: Uint8Array): unknown => {
 export const jsonBody = (schema: z.ZodType, bytesMax: number): MiddlewareHandler<AppEnv> =>
   async function readJsonBody(c, next) {
     requireJson(c)
-    c.set('body', checked(schema, await readBytes(c.req.raw, bytesMax)))
+    c.set('body', checked(schema, earlyBodyOf(c)?.bytes ?? (await readBytes(c.req.raw, bytesMax))))
     await next()
   }
 
@@ -164,7 +170,7 @@ export const chatBody = (
   if (begin === undefined) return jsonBody(schema, bytesMax)
   return async function readChatBody(c, next) {
     requireJson(c)
-    const read = await readOrHandOver(c.req.raw, bytesMax, begin)
+    const read = earlyBodyOf(c)?.bytes ?? (await readOrHandOver(c.req.raw, bytesMax, begin))
     if (read instanceof Uint8Array) {
       c.set('body', checked(schema, read))
       return next()

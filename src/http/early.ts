@@ -1,32 +1,42 @@
 /**
- * Refusals that need no more than a request's headers: a key that acts for nobody, a request limit that is full. Who
- * hammers at a closed door is answered at the door, before the app and before the body is read.
+ * Refusals that need no more than a look at the door: a key that acts for nobody, a request limit that is full, and a
+ * request that a token limit refused, sent again with the same bytes. Who hammers at a closed door is answered
+ * there, before the app.
  *
- * The plain version is the app's own chain of `authenticate` and `limit`: the answers are made by the same functions,
- * a test holds both equal, and whatever is not plain to see is left to the app. Measured against it, a refusal costs
- * a fourth of the CPU (docs/performance.md).
+ * The plain version is the app's own chain of `authenticate`, `prepare` and `limit`: the answers are made by the same
+ * functions, a test holds both equal, and whatever is not plain to see is left to the app. Measured against it, a
+ * refusal costs a fourth of the CPU (docs/performance.md).
  */
 import { type Fault, statusOf, toErrorBody } from '../errors.ts'
 import { toRequestId } from '../ids.ts'
-import type { Demand, WindowStore } from '../limits/admission.ts'
-import type { Principals } from '../principals.ts'
+import type { Demand, Refusal, WindowStore } from '../limits/admission.ts'
+import type { Account, Caller, Principals } from '../principals.ts'
 import type { createTally } from '../tally.ts'
 import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
-import { toLimitFault, writeLimitHeaders } from './limit.ts'
+import type { AppEnv } from './env.ts'
+import { isOfTokens, toLimitFault, writeLimitHeaders } from './limit.ts'
+import type { Repeats } from './repeats.ts'
 
 export type EarlyDeps = {
-  principals: Principals
+  principals: Pick<Principals, 'recall'>
   windows: WindowStore
+  repeats: Repeats
   tally: ReturnType<typeof createTally>
   ids: { next: () => number }
   steady: () => number
+  /** SHA-256 as hex. */
+  sha256: (data: Uint8Array) => string
   /** With these, answers carry headers that are the app's to make. */
   corsOrigins: readonly string[]
 }
 
-const meteredPaths = new Set(['/v1/chat/completions', '/v1/completions', '/v1/embeddings'])
+const meteredPaths = ['/v1/chat/completions', '/v1/completions', '/v1/embeddings']
 
-const pathOf = (url: string) => url.slice(url.indexOf('/', 'https://'.length))
+/** Compared in place: a path cut out of the address would be a new text to hash at each request. */
+const meteredPathOf = (url: string): string | undefined => {
+  const length = url.length - url.indexOf('/', 'https://'.length)
+  return meteredPaths.find(path => path.length === length && url.endsWith(path))
+}
 
 /**
  * More than any request with a body of so many bytes can need: an image's address of a few letters may stand for
@@ -42,8 +52,17 @@ const sameForAll = new Headers({
   'openai-processing-ms': '0',
 })
 
-export const createEarlyRefusal = (deps: EarlyDeps): ((request: Request) => Response | undefined) => {
-  const { principals, windows, tally, ids, steady } = deps
+/** Longer bodies cost more to read than an answer does, so that little is saved. */
+const REPEAT_BYTES_MAX = 64 * 1024
+
+type Answer = Response | Promise<Response>
+
+/** Undefined: the app has to look at this request. `app` answers what turned out so only when its body was read. */
+export const createEarlyRefusal = (
+  deps: EarlyDeps,
+  app: (request: Request, bindings: AppEnv['Bindings']) => Answer,
+): ((request: Request) => Answer | undefined) => {
+  const { principals, windows, repeats, tally, ids, steady, sha256 } = deps
 
   const refuse = ({ kind, message, headers: own }: Fault): Response => {
     const status = statusOf(kind)
@@ -56,28 +75,58 @@ export const createEarlyRefusal = (deps: EarlyDeps): ((request: Request) => Resp
     return response
   }
 
-  const refuseByLimit = (request: Request, user: number, limits: Parameters<WindowStore['view']>[1]) => {
-    if (limits.requestsPerMinute === null && limits.requestsPerDay === null) return undefined
-    const length = request.headers.get('content-length')
-    if (length === null || request.headers.get('content-encoding') !== null) return undefined
-    const nowMs = steady()
-    const refusal = windows.refusal(user, limits, atMost(Number(length)), nowMs)
-    if (refusal?.limit !== 'requestsPerMinute' && refusal?.limit !== 'requestsPerDay') return undefined
+  const refuseByLimit = (refusal: Refusal, { userNumber, limits }: Account, nowMs: number): Response => {
     const response = refuse(toLimitFault(refusal))
-    writeLimitHeaders(windows.view(user, limits, 0, nowMs), nowMs, (name, value) =>
+    writeLimitHeaders(windows.view(userNumber, limits, 0, nowMs), nowMs, (name, value) =>
       response.headers.set(name, value),
     )
     return response
   }
 
+  const refuseByRequests = (account: Account, bytes: number): Response | undefined => {
+    const { userNumber, limits } = account
+    if (limits.requestsPerMinute === null && limits.requestsPerDay === null) return undefined
+    const nowMs = steady()
+    const refusal = windows.refusal(userNumber, limits, atMost(bytes), nowMs)
+    if (refusal === undefined || isOfTokens(refusal)) return undefined
+    return refuseByLimit(refusal, account, nowMs)
+  }
+
+  /** Bytes that are not the same again are left to the app, which need not read them anew. */
+  const refuseRepeat = async (request: Request, path: string, caller: Caller): Promise<Response> => {
+    const arrivedMs = steady()
+    const { account } = caller
+    const bytes = await request.bytes().catch(() => undefined)
+    // Broken off: the app says so in its own way.
+    if (bytes === undefined) return app(request, {})
+    const digest = sha256(bytes)
+    const demand = repeats.demandOf(caller, path, digest)
+    const nowMs = steady()
+    const refusal = demand && windows.refusal(account.userNumber, account.limits, demand, nowMs)
+    if (refusal === undefined)
+      return refuseByRequests(account, bytes.length) ?? app(request, { earlyBody: { bytes, digest } })
+    const response = refuseByLimit(refusal, account, nowMs)
+    const tookMs = Math.round(nowMs - arrivedMs)
+    if (tookMs > 0) response.headers.set('openai-processing-ms', String(tookMs))
+    return response
+  }
+
   return request => {
-    if (request.method !== 'POST' || !meteredPaths.has(pathOf(request.url))) return undefined
-    if (deps.corsOrigins.length > 0 || request.headers.get('x-request-id') !== null) return undefined
-    const key = bearerToken(request.headers.get('authorization'))
+    if (request.method !== 'POST') return undefined
+    const path = meteredPathOf(request.url)
+    if (path === undefined) return undefined
+    const { headers } = request
+    if (deps.corsOrigins.length > 0 || headers.get('x-request-id') !== null) return undefined
+    const key = bearerToken(headers.get('authorization'))
     if (key === undefined || key.length > KEY_LENGTH_MAX) return refuse(toKeyFault(key))
     const caller = principals.recall(key)
     if (caller === null) return undefined
     if (caller === undefined) return refuse(toKeyFault(key))
-    return refuseByLimit(request, caller.account.userNumber, caller.account.limits)
+    const length = headers.get('content-length')
+    if (length === null || headers.get('content-encoding') !== null) return undefined
+    const bytes = Number(length)
+    return bytes > 0 && bytes <= REPEAT_BYTES_MAX && repeats.expects(caller)
+      ? refuseRepeat(request, path, caller)
+      : refuseByRequests(caller.account, bytes)
   }
 }

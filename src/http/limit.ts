@@ -4,7 +4,8 @@ import { ApiError, type Fault } from '../errors.ts'
 import type { LimitName, LimitState, Refusal, WindowStore } from '../limits/admission.ts'
 import type { TokenPrice } from '../store/ledger.ts'
 import type { Store } from '../store/store.ts'
-import type { AppEnv } from './env.ts'
+import { type AppEnv, earlyBodyOf } from './env.ts'
+import type { Repeats } from './repeats.ts'
 
 /** The OpenAI SDKs ignore or sleep through longer waits, so beyond it they are told not to retry (openai-api.md §3.5). */
 const RETRY_WITHIN_MS = 61_000
@@ -54,6 +55,9 @@ export const toLimitFault = (refusal: Refusal): Fault => {
 }
 
 type Windows = Record<LimitName, LimitState>
+
+/** Whether it is tokens that are lacking, and so the body that decides. */
+export const isOfTokens = ({ limit }: Refusal): boolean => limitWords[limit].unit === 'token'
 
 /** The share of a limit that is left: nothing of 0. */
 const shareLeft = ({ limit, used, reserved }: LimitState): number =>
@@ -109,6 +113,7 @@ const settledTotal = async (windows: WindowStore, store: Store, user: number): P
 export type LimitDeps = {
   windows: WindowStore
   store: Store
+  repeats: Repeats
   steady: () => number
   modelId: (model: string) => Promise<number>
   priceOf: (model: string) => TokenPrice
@@ -118,10 +123,18 @@ export type LimitDeps = {
  * One atomic step over all five limits, before any work is sent to Ollama. What the route does not hand over to the
  * relay is returned when the route ends: a malformed image or a missing model costs nothing, not even a request.
  */
-export const limit = ({ windows, store, steady, modelId, priceOf }: LimitDeps): MiddlewareHandler<AppEnv> =>
+export const limit = ({
+  windows,
+  store,
+  repeats,
+  steady,
+  modelId,
+  priceOf,
+}: LimitDeps): MiddlewareHandler<AppEnv> =>
   async function admit(c, next) {
-    const { account, keyId } = c.get('caller')
-    const { demand, model } = c.get('ask')
+    const caller = c.get('caller')
+    const { account, keyId } = caller
+    const { demand, model, repeat } = c.get('ask')
     const user = account.userNumber
     const total = await settledTotal(windows, store, user)
     const at = steady()
@@ -129,9 +142,11 @@ export const limit = ({ windows, store, steady, modelId, priceOf }: LimitDeps): 
     const state = windows.view(user, account.limits, total, at)
     writeLimitHeaders(state, at, (name, value) => c.header(name, value))
     if (!decision.admitted) {
+      if (isOfTokens(decision)) repeats.refused(caller, repeat)
       const { kind, message, headers } = toLimitFault(decision)
       throw new ApiError(kind, message, { headers })
     }
+    if (earlyBodyOf(c) !== undefined) repeats.admitted(caller)
     const { hold } = decision
     let taken = false
     try {

@@ -5,6 +5,7 @@
 import type { Context, MiddlewareHandler } from 'hono'
 import type { Job, Run } from '../flight.ts'
 import { toCompletionId } from '../ids.ts'
+import type { Demand } from '../limits/admission.ts'
 import { measurePrompt } from '../limits/estimate.ts'
 import type { Learnt, ModelLearnt } from '../limits/learnt.ts'
 import type { Models } from '../models.ts'
@@ -14,7 +15,7 @@ import { toApiError as toUpstreamFault } from '../upstream/faults.ts'
 import type { ModelFacts, Upstream } from '../upstream/ollama.ts'
 import type { OllamaChatRequest, OllamaGenerateRequest, OllamaRequest } from '../wire/ollama.ts'
 import type { Writer } from '../wire/writer.ts'
-import type { AppEnv } from './env.ts'
+import { type AppEnv, type Ask, earlyBodyOf } from './env.ts'
 import type { ImageLoader, RequestImages } from './images.ts'
 import type { LargeChat } from './large-body.ts'
 
@@ -58,7 +59,7 @@ type Prepared = {
   runs: Run[]
   contextLength: number | undefined
 }
-type MeteredEnv = { Variables: AppEnv['Variables'] & { prepared: Prepared } }
+type MeteredEnv = AppEnv & { Variables: AppEnv['Variables'] & { prepared: Prepared } }
 
 /** Shorter prompts fit any context a model is run with; for longer ones Ollama is asked how long it is. */
 const CONTEXT_ALWAYS_FITS = 256
@@ -83,6 +84,38 @@ const toRuns = (order: Order, learnt: ModelLearnt, contextLength: number | undef
   })
 }
 
+const toDemand = (
+  { kind, maxTokens }: Pick<Order, 'kind' | 'maxTokens'>,
+  promptEstimates: readonly number[],
+  learnt: ModelLearnt,
+): Demand => {
+  const usual =
+    kind === 'embedding' ? 0 : Math.min(learnt.usualAnswer(), maxTokens ?? Number.POSITIVE_INFINITY)
+  return {
+    prompt: promptEstimates.reduce((sum, estimate) => sum + estimate, 0),
+    usual: usual * promptEstimates.length,
+  }
+}
+
+/** What the same request needs later, made of its measures alone. */
+const toDemandAgain = (
+  learnt: Learnt,
+  { order, canonical, runs, contextLength }: Prepared,
+): (() => Demand) => {
+  const { kind, maxTokens } = order
+  const measures = runs.map(run => run.features)
+  let asOf = -1
+  let demand: Demand | undefined
+  return () => {
+    if (demand !== undefined && asOf === learnt.observations) return demand
+    const model = learnt.of(canonical)
+    const estimates = measures.map(features => model.estimatePrompt(features, contextLength))
+    asOf = learnt.observations
+    demand = toDemand({ kind, maxTokens }, estimates, model)
+    return demand
+  }
+}
+
 /** Translates the checked body and says what it will need; nothing is reserved or sent yet. */
 export const prepare = (
   deps: MeteredDeps,
@@ -94,27 +127,36 @@ export const prepare = (
     const learnt = deps.learnt.of(canonical)
     let runs = toRuns(order, learnt, undefined)
     let contextLength: number | undefined
+    let truncated = false
     if (order.needs || runs.some(run => run.promptEstimate > CONTEXT_ALWAYS_FITS)) {
       const facts = await deps.upstream.describe(canonical)
       if (facts !== undefined) {
         order = order.fit(facts)
         contextLength = facts.contextLength
         const limit = contextLength
-        if (limit !== undefined && runs.some(run => run.promptEstimate > limit))
-          c.header('x-prompt-truncated', 'estimated')
+        truncated = limit !== undefined && runs.some(run => run.promptEstimate > limit)
+        if (truncated) c.header('x-prompt-truncated', 'estimated')
         runs = toRuns(order, learnt, contextLength)
       }
     }
     if (deps.refuseTruncation) for (const { request } of runs) request.truncate = false
-    const usual =
-      order.kind === 'embedding'
-        ? 0
-        : Math.min(learnt.usualAnswer(), order.maxTokens ?? Number.POSITIVE_INFINITY)
-    c.set('ask', {
-      demand: { prompt: runs.reduce((sum, run) => sum + run.promptEstimate, 0), usual: usual * runs.length },
+    const prepared = { order, canonical, learnt, runs, contextLength }
+    const ask: Ask = {
+      demand: toDemand(
+        order,
+        runs.map(run => run.promptEstimate),
+        learnt,
+      ),
       model: canonical,
-    })
-    c.set('prepared', { order, canonical, learnt, runs, contextLength })
+    }
+    const early = earlyBodyOf(c)
+    // A truncated prompt is told so in a header, which is the app's to write.
+    if (early !== undefined && !truncated) {
+      const { digest } = early
+      ask.repeat = { path: c.req.path, digest, demand: toDemandAgain(deps.learnt, prepared) }
+    }
+    c.set('ask', ask)
+    c.set('prepared', prepared)
     await next()
   }
 

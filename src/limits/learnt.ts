@@ -40,6 +40,8 @@ export type ModelLearnt = {
 export type Learnt = {
   /** Of a canonical model name. Ask again for each request: the least recently asked are forgotten. */
   of(model: string): ModelLearnt
+  /** How much was learnt, of any model: while it stays the same, so does every estimate. */
+  readonly observations: number
   /** Hands over what was learnt since, of every model; for the shutdown. */
   flush(): void
 }
@@ -60,7 +62,7 @@ const parseSaved = (text: string | undefined): string[] => {
   }
 }
 
-const createModel = (text: string | undefined, onDue: () => void): Model => {
+const createModel = (text: string | undefined, onLearnt: () => void): Model => {
   const [savedPrompt, savedAnswer, savedRatio] = parseSaved(text)
   const prompt: PromptEstimator = createPromptEstimator(savedPrompt)
   const answer: AnswerLength = createAnswerLength(savedAnswer)
@@ -80,7 +82,8 @@ const createModel = (text: string | undefined, onDue: () => void): Model => {
         answer.learn(completionTokens, naturalEnd)
         if (counter !== undefined) ratio.learn(counter, completionTokens, naturalEnd)
       }
-      if (++unsaved >= OBSERVATIONS_PER_SAVE) onDue()
+      unsaved++
+      onLearnt()
     },
     toText: () => JSON.stringify([prompt.toText(), answer.toText(), ratio.toText()]),
     saved() {
@@ -102,6 +105,7 @@ export const createLearnt = (
 ): Learnt => {
   /** Texts of models not asked for, or forgotten since: a string is a fraction of what it turns into. */
   const texts = new Map<string, string>()
+  let observations = 0
   /** In the order of last use. */
   const models = new Map<string, Model>()
 
@@ -138,7 +142,10 @@ export const createLearnt = (
       return known
     }
     forgetOldest()
-    const model: Model = createModel(texts.get(name), () => save(name, model))
+    const model: Model = createModel(texts.get(name), () => {
+      observations++
+      if (model.unsaved >= OBSERVATIONS_PER_SAVE) save(name, model)
+    })
     texts.delete(name)
     models.set(name, model)
     return model
@@ -150,6 +157,9 @@ export const createLearnt = (
       // Nothing is kept of a name until it has answered: names are the clients' to invent.
       const unlearnt = createModel(undefined, () => {})
       return { ...unlearnt, learn: observation => keep(name).learn(observation) }
+    },
+    get observations() {
+      return observations
     },
     flush() {
       for (const [name, model] of models) save(name, model)

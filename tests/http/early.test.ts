@@ -1,5 +1,9 @@
 import { expect, test } from 'bun:test'
 import { connect } from 'node:net'
+import { createEarlyRefusal } from '../../src/http/early.ts'
+import { Repeats } from '../../src/http/repeats.ts'
+import { createMemoryWindows } from '../../src/limits/memory.ts'
+import { sha256 } from '../../src/runtime/secrets.ts'
 import { limitsOf } from '../support/session.ts'
 import { hello, type Session, spend, startSession } from './support.ts'
 
@@ -157,4 +161,185 @@ test('a full request limit is told before the body is sent', async () => {
   socket.write(`POST /v1/chat/completions HTTP/1.1\r\n${head}\r\n\r\n`)
   expect(await answered).toStartWith('HTTP/1.1 429')
   socket.destroy()
+})
+
+const refusedTokens = async (session: Session, limits: Record<string, number>, used = 65) => {
+  const key = await session.proxy.createUser('alice', limitsOf(limits))
+  await spend(session, key, { prompt: used - 15, completion: 15 })
+  return key
+}
+
+for (const name of ['tokens_per_minute', 'tokens_per_day', 'total_token_limit']) {
+  test(`what a full ${name} refuses is told the same however often it is sent, on every metered path`, async () => {
+    const session = await startSession()
+    const key = await refusedTokens(session, { [name]: 70, requests_per_minute: 100 })
+    const headers = {
+      [name === 'total_token_limit' ? 'x-should-retry' : 'retry-after-ms']: expect.any(String),
+    }
+    for (const path of paths) {
+      for (let time = 0; time < 4; time++) {
+        session.proxy.pass(7)
+        const refused = await both(session, path, `Bearer ${key}`)
+        expect(refused.status).toBe(429)
+        expect(refused.headers).toMatchObject(headers)
+        expect(JSON.parse(refused.body).error.message).toContain(
+          name === 'total_token_limit' ? 'in total' : 'per ',
+        )
+      }
+    }
+  })
+}
+
+test('a repeat is admitted at the instant it was told, not a millisecond before, and reaches Ollama whole', async () => {
+  const session = await startSession()
+  const { proxy, ollama } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const send = () => ask(session, '/v1/chat/completions', `Bearer ${key}`)
+  for (let time = 0; time < 3; time++) expect((await send()).status).toBe(429)
+  const waitMs = Number((await send()).headers['retry-after-ms'])
+  proxy.pass(waitMs - 1)
+  expect((await send()).headers['retry-after-ms']).toBe('1')
+  proxy.pass(1)
+  expect((await send()).status).toBe(200)
+  expect(ollama.generating().at(-1)?.body).toMatchObject({ model: 'm', messages: hello })
+  // It has room, so nothing is expected of it any more; and it can be refused again.
+  for (let time = 0; time < 3; time++) await both(session, '/v1/chat/completions', `Bearer ${key}`)
+})
+
+test('a repeat needs what its like needs by now, when more is learnt of the model', async () => {
+  const session = await startSession()
+  const { proxy } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const needed = async () => {
+    const { body } = await both(session, '/v1/chat/completions', `Bearer ${key}`)
+    return Number(/needs (\d+)/.exec(body)?.[1])
+  }
+  for (let time = 0; time < 3; time++) await needed()
+  const before = await needed()
+  const other = await proxy.createUser('bob')
+  for (let time = 0; time < 40; time++) await spend(session, other, { prompt: 9 })
+  expect(await needed()).toBeLessThan(before)
+})
+
+test('only the very same request is a repeat: not other bytes, nor the same for another endpoint', async () => {
+  const session = await startSession()
+  const { proxy } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 100 })
+  const needed = async (path: string, json: unknown) => {
+    const answer = await proxy.call(path, { key, json })
+    expect(answer.status).toBe(429)
+    return Number(/needs (\d+)/.exec(await answer.text())?.[1])
+  }
+  const chat = (content: string) => ({ model: 'm', prompt: 'Hello', messages: [{ role: 'user', content }] })
+  const first = chat('so many words need more room than fits')
+  const second = chat('x'.repeat(38))
+  const expected = {
+    first: await needed('/v1/chat/completions', first),
+    second: await needed('/v1/chat/completions', second),
+  }
+  expect(expected.first).not.toBe(expected.second)
+  for (let time = 0; time < 3; time++) {
+    expect(await needed('/v1/chat/completions', first)).toBe(expected.first)
+    expect(await needed('/v1/chat/completions', second)).toBe(expected.second)
+  }
+  const answer = await proxy.call('/v1/completions', { key, json: first })
+  expect(await answer.text()).not.toContain(`needs ${expected.first}.`)
+})
+
+test('a key that may not use the model any more hears so, also when it repeats what was refused', async () => {
+  const session = await startSession()
+  const { proxy } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  for (let time = 0; time < 3; time++) await both(session, '/v1/chat/completions', `Bearer ${key}`)
+  const { body } = await proxy.admin('/admin/users/alice/keys')
+  const set = (models: string[] | null) =>
+    proxy.admin(`/admin/users/alice/keys/${body.data[0].id}`, { method: 'PATCH', json: { models } })
+  await set(['other'])
+  expect((await both(session, '/v1/chat/completions', `Bearer ${key}`)).status).toBe(403)
+  await set(null)
+  expect((await both(session, '/v1/chat/completions', `Bearer ${key}`)).status).toBe(429)
+})
+
+test('what is wrong with a body is told though others of the same key were refused', async () => {
+  const session = await startSession()
+  const { proxy } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  for (let time = 0; time < 3; time++) await both(session, '/v1/chat/completions', `Bearer ${key}`)
+  const path = '/v1/chat/completions'
+  expect((await proxy.call(path, { key, json: { model: 'm' } })).status).toBe(400)
+  expect((await proxy.call(path, { method: 'POST', key, body: '{"model":' })).status).toBe(400)
+  const gzip = Bun.gzipSync(JSON.stringify(bodies[path]))
+  const packed = { 'content-encoding': 'gzip', 'content-type': 'application/json' }
+  expect((await proxy.call(path, { method: 'POST', key, body: gzip, headers: packed })).status).toBe(429)
+})
+
+test('the app does not see what is refused at the door: eight repeats a key, and only while it lacks room', async () => {
+  const limits = { requestsPerMinute: null, requestsPerDay: null, tokensPerDay: null, totalTokens: null }
+  const account = { userId: 'alice', userNumber: 1, limits: { ...limits, tokensPerMinute: 10 } }
+  const caller = { account, keyId: 1, models: null, expiresAt: null, notedMs: 0 }
+  const windows = createMemoryWindows()
+  windows.admit(1, account.limits, { prompt: 4, usual: 6 }, 0, 0)
+  const repeats = new Repeats()
+  let seen: string[] = []
+  const refuse = createEarlyRefusal(
+    {
+      principals: { recall: () => caller },
+      windows,
+      repeats,
+      tally: { count: () => {} },
+      ids: { next: () => 1 },
+      steady: () => 1000,
+      sha256,
+      corsOrigins: [],
+    },
+    (_, { earlyBody }) => {
+      seen.push(new TextDecoder().decode(earlyBody?.bytes))
+      return new Response('app')
+    },
+  )
+  const path = '/v1/chat/completions'
+  const send = async (body: string) => {
+    const headers = { authorization: 'Bearer sk-alice-1', 'content-length': String(body.length) }
+    return (await refuse(new Request(`http://localhost${path}`, { method: 'POST', body, headers })))?.status
+  }
+  const needs = (prompt: number) => () => ({ prompt, usual: 1 })
+
+  expect(await send('a')).toBeUndefined()
+  repeats.refused(caller, undefined)
+  expect(await send('a')).toBe(200)
+  expect(seen).toEqual(['a'])
+  for (const letter of 'abcdefghi')
+    repeats.refused(caller, { path, digest: sha256(letter), demand: needs(3) })
+  seen = []
+  for (const letter of 'ihgfedcba') await send(letter)
+  expect(seen).toEqual(['a'])
+  expect(await send('i')).toBe(429)
+  repeats.refused(caller, { path, digest: sha256('i'), demand: needs(0) })
+  account.limits.tokensPerMinute = 12
+  expect(await send('i')).toBe(200)
+  repeats.admitted(caller)
+  expect(await send('i')).toBeUndefined()
+})
+
+test('a client that leaves before its body has come is no fault of the server, at the door or in the app', async () => {
+  const session = await startSession()
+  const { proxy } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const head = `Host: localhost\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\nContent-Length: 500`
+  const path = '/v1/chat/completions'
+  const brokenOff = () =>
+    proxy.log.filter(({ refused }) => JSON.stringify(refused ?? {}).includes('400 invalid_request_error'))
+      .length
+  for (const time of [1, 2]) {
+    const socket = connect(proxy.port, '127.0.0.1')
+    socket.write(`POST ${path} HTTP/1.1\r\n${head}\r\n\r\n{"model":`, () => socket.destroy())
+    while (brokenOff() < time) {
+      await new Promise(resolve => setImmediate(resolve))
+      proxy.pass(60_000)
+    }
+    // From the second time on its body is read at the door.
+    await spend(session, key, { prompt: 50, completion: 15 })
+    expect((await ask(session, path, `Bearer ${key}`)).status).toBe(429)
+  }
+  expect(proxy.log.filter(({ level }) => level === 'error')).toEqual([])
 })
