@@ -24,8 +24,8 @@ export class Grant {
   #delivered = 0
   /** Of those, what the windows were told: never more than the grant, though our count may be. */
   #inWindows = 0
-  /** True while Ollama itself can't go over the grant: the cap sent with the run is within it. */
-  #capped = false
+  /** What this run and those before it can come to, by the cap that was sent with it: within it our count does not matter. */
+  #cap = Number.POSITIVE_INFINITY
   /** Our count past which the model can't be keeping to that cap, however wrong our count is. */
   #capDoubted = Number.POSITIVE_INFINITY
   /** So many more lines are within that cap: each is a token at least, and the last one is none. */
@@ -47,15 +47,15 @@ export class Grant {
     waited: boolean,
     nowMs: number,
   ): OllamaRequest {
+    const { hold, limits } = this.#ticket
     if ('input' in request) {
-      this.#capped = true
+      this.#cap = 0
       return request
     }
-    const { hold, limits } = this.#ticket
     this.#delivered = this.#meter.completionDue
     const room = waited ? Math.min(hold.room, this.#deps.windows.room(hold, limits(), nowMs)) : hold.room
     const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, room - this.#delivered)
-    this.#capped = most <= hold.granted - this.#delivered
+    this.#cap = this.#delivered + most
     this.#cappedLines = most + 1
     this.#capDoubted = this.#delivered + most * 1.5 + 16
     if (most === Number.POSITIVE_INFINITY) return request
@@ -71,17 +71,20 @@ export class Grant {
   cover(lines: Line[], nowMs: number): Covered | Promise<Covered> {
     let tokens = 0
     const worth: number[] = []
+    const doubts: number[] = []
     for (const line of lines) {
       const lineTokens = this.#meter.note(line)
-      worth.push(lineTokens)
       tokens += lineTokens
+      worth.push(lineTokens)
+      doubts.push(this.#meter.doubt)
     }
     this.#cappedLines -= lines.length
     // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
-    if (this.#cappedLines < 0 || this.#delivered + tokens > this.#capDoubted) this.#capped = false
-    if (this.#capped || this.#delivered + tokens + 1 <= this.#ticket.hold.granted)
+    if (this.#cappedLines < 0 || this.#delivered + tokens > this.#capDoubted)
+      this.#cap = Number.POSITIVE_INFINITY
+    if (this.#isCapped || this.#needed(tokens, this.#meter.doubt) <= this.#ticket.hold.granted)
       return { lines, tokens, cut: false }
-    return this.#extend(lines, worth, tokens, nowMs)
+    return this.#extend(lines, worth, doubts, nowMs)
   }
 
   /** These tokens go to the client now (`told`), or are kept for the end of a plain answer. */
@@ -92,19 +95,29 @@ export class Grant {
     this.#inWindows = Math.min(this.#inWindows + tokens, hold.granted)
   }
 
-  /** More tokens than `lines` are worth, or as many as there are. */
-  async #extend(lines: Line[], worth: number[], tokens: number, nowMs: number): Promise<Covered> {
+  /** Ollama itself can't go over the grant. */
+  get #isCapped() {
+    return this.#cap <= this.#ticket.hold.granted
+  }
+
+  /** What must be granted for so many tokens more: one is kept back for the end token, which Ollama counts and never shows. */
+  #needed(tokens: number, doubt: number) {
+    return this.#delivered + tokens + doubt + 1
+  }
+
+  /** More tokens than `lines` may hold, or as many as there are. */
+  async #extend(lines: Line[], worth: number[], doubts: number[], nowMs: number): Promise<Covered> {
     const { id, hold, limits } = this.#ticket
     const { windows, ledger } = this.#deps
-    // One token is kept back for the end token, which Ollama counts and never shows.
-    const short = this.#delivered + tokens + 1 - hold.granted
+    const tokens = worth.reduce((sum, lineTokens) => sum + lineTokens, 0)
+    const short = this.#needed(tokens, doubts.at(-1) ?? 0) - hold.granted
     const gained = windows.extend(hold, limits(), 1, Math.max(short, GRANT_STEP), nowMs)
     if (gained > 0) await orStorageFault(ledger.grant(id, hold.granted))
-    if (gained >= short) return { lines, tokens, cut: false }
+    if (gained >= short || this.#isCapped) return { lines, tokens, cut: false }
     let fitting = 0
     let fittingTokens = 0
-    for (const lineTokens of worth) {
-      if (this.#delivered + fittingTokens + lineTokens + 1 > hold.granted) break
+    for (const [index, lineTokens] of worth.entries()) {
+      if (this.#needed(fittingTokens + lineTokens, doubts[index] ?? 0) > hold.granted) break
       fittingTokens += lineTokens
       fitting++
     }

@@ -97,6 +97,8 @@ export class Meter {
   /** The run that is being read. */
   #current: RunState | undefined
   #counted = 0
+  /** How many tokens more than counted the current run's lines so far may hold. */
+  doubt = 0
 
   constructor(runs: readonly MeteredRun[], learnt: ModelLearnt) {
     this.#runs = runs
@@ -107,6 +109,7 @@ export class Meter {
   sent() {
     this.#current = { counter: this.#learnt.counter(), discarded: 0, refused: false, final: undefined }
     this.#states.push(this.#current)
+    this.doubt = 0
   }
 
   /** The run just sent failed before Ollama worked: it costs nothing. */
@@ -120,6 +123,7 @@ export class Meter {
     if (state === undefined) return 0
     const tokens = state.counter.note(line)
     this.#counted += tokens
+    this.doubt = state.counter.doubt
     if (line.done === true || line.embeddings !== undefined) state.final = line
     return tokens
   }

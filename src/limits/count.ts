@@ -3,7 +3,8 @@
  * not a token: a held back character, tag or tool call arrives as one line of several tokens.
  *
  * Per model, learnt from completed streams: a linear regression of `eval_count` over what the lines held. Unlearnt, a
- * piece of text is one token, or one for four bytes where it is longer than tokens are.
+ * piece of text is one token, or one for four bytes where it is longer than tokens are. What is billed is the likeliest
+ * count; a grant must cover the doubt about it too, which fades as the model is learnt.
  *
  * The end token, which Ollama counts and nobody sees, is no part of any line: it is left out here, and taken off
  * `eval_count` when learning from an answer that ended by itself. `num_predict` cuts before it.
@@ -16,6 +17,8 @@ import { utf8Bytes } from './utf8.ts'
 export type TokenRatio = {
   /** Tokens for one of each feature of the lines; the same array for ever. */
   readonly weights: Float64Array
+  /** How far off these features' tokens may be, as a standard deviation: less with each answer learnt. */
+  spread(seen: Float64Array): number
   /** A run ended with this `eval_count`; `naturalEnd`: by itself (`done_reason` stop), not by `num_predict`. */
   learn(counter: CompletionCounter, evalCount: number, naturalEnd: boolean): void
   /** Short JSON for `createTokenRatio(saved)`. */
@@ -31,6 +34,11 @@ export type CompletionCounter = {
   note(line: Line): number
   /** The sum of all that `note` returned. */
   readonly count: number
+  /**
+   * How many more the same lines may hold if the model's are fuller than is believed: what a grant must cover beyond
+   * `count`. Less with each answer learnt; none for text that came a token a line, and with `logprobs`.
+   */
+  readonly doubt: number
   /** Of `count`, what was thinking. */
   readonly reasoning: number
   /** What the lines held, for `TokenRatio.learn`. */
@@ -44,6 +52,8 @@ const THINKING_BEGUN = 3
 const THINKING_ENDED = 4
 const TOOL_CALL = 5
 const TOOL_BYTE = 6
+const THREE_BYTES = 7
+const FOUR_BYTES = 8
 
 /** The features and what one of each usually is, in the order of the indices above. */
 const priors: readonly Prior[] = [
@@ -56,10 +66,22 @@ const priors: readonly Prior[] = [
   // The frame of a call (tags, "name", "arguments"), then its name and arguments.
   { mean: 8, sd: 6 },
   { mean: 0.25, sd: 0.1 },
+  // A piece with one character of three or four bytes: a rare one is a token a byte, held back until it is whole.
+  { mean: 1, sd: 1 },
+  { mean: 1, sd: 1 },
 ]
+
+/**
+ * Ollama sends a token at a time, so any other short piece is one, unless a model teaches otherwise: a doubt here would
+ * cut answers short that have room.
+ */
+const UNDOUBTED = [SHORT_PIECE, SHORT_BYTE]
 
 /** Tokens are hardly ever longer; a longer piece was held back and holds several. */
 const SHORT_PIECE_BYTES = 24
+
+/** How many standard deviations of doubt a grant covers: the weights are further off in one model of forty. */
+const DOUBT = 2
 
 /** Streams of equal features differ by split characters and stop strings. */
 const noiseOf = (tokens: number): number => 0.25 + 0.05 * tokens
@@ -77,8 +99,14 @@ const parseSaved = (text: string | undefined): number[] | undefined => {
 /** `saved` is a text by `toText`; one that is not understood counts as nothing learnt. */
 export const createTokenRatio = (saved?: string): TokenRatio => {
   const regression = createRegression(priors, parseSaved(saved))
+  const doubted = new Float64Array(priors.length)
   return {
     weights: regression.weights,
+    spread(seen) {
+      doubted.set(seen)
+      for (const feature of UNDOUBTED) doubted[feature] = 0
+      return Math.sqrt(regression.variance(doubted))
+    },
     learn({ seen }, evalCount, naturalEnd) {
       const tokens = naturalEnd ? evalCount - 1 : evalCount
       if (!(tokens >= 1) || !Number.isFinite(tokens) || seen.every(count => count === 0)) return
@@ -88,19 +116,43 @@ export const createTokenRatio = (saved?: string): TokenRatio => {
   }
 }
 
+/** The length of the piece's only character of three or four bytes; 0 where there is none, or more than one. */
+const bytesOfOnlyWide = (piece: string): number => {
+  let found = 0
+  for (let i = 0; i < piece.length; i++) {
+    const unit = piece.charCodeAt(i)
+    const isLowSurrogate = unit >= 0xdc00 && unit < 0xe000
+    if (unit < 0x800 || isLowSurrogate) continue
+    if (found > 0) return 0
+    found = unit >= 0xd800 && unit < 0xdc00 ? 4 : 3
+  }
+  return found
+}
+
 class Counter implements CompletionCounter {
   readonly seen = new Float64Array(priors.length)
+  readonly #ratio: Pick<TokenRatio, 'weights' | 'spread'>
   readonly #weights: Float64Array
+  /** Every line had its tokens with it. */
+  #exact = false
+  #doubtful = false
   #count = 0
   #tokens = 0
   #thinkingTokens = 0
 
-  constructor(weights: Float64Array) {
-    this.#weights = weights
+  constructor(ratio: Pick<TokenRatio, 'weights' | 'spread'>) {
+    this.#ratio = ratio
+    this.#weights = ratio.weights
   }
 
   get count() {
     return this.#count
+  }
+
+  get doubt() {
+    if (this.#exact || !this.#doubtful) return 0
+    const most = Math.ceil(this.#tokens + DOUBT * this.#ratio.spread(this.seen))
+    return Math.max(0, most - this.#count)
   }
 
   get reasoning() {
@@ -117,7 +169,7 @@ class Counter implements CompletionCounter {
     let something = false
     if (thinking !== undefined && thinking !== '') {
       something = true
-      if (this.seen[THINKING_BEGUN] === 0) thought += this.#take(THINKING_BEGUN, 1)
+      if (this.seen[THINKING_BEGUN] === 0) thought += this.#takeDoubtful(THINKING_BEGUN, 1)
       thought += this.#takePiece(thinking)
     }
     if (text !== undefined && text !== '') {
@@ -136,6 +188,7 @@ class Counter implements CompletionCounter {
       something = true
       thought = worth === 0 ? 0 : (exact * thought) / worth
       worth = exact
+      this.#exact = true
     }
     if (!something) return 0
     this.#tokens += worth
@@ -150,23 +203,31 @@ class Counter implements CompletionCounter {
     return amount * (this.#weights[feature] as number)
   }
 
+  /** What not every model puts into the same number of tokens. */
+  #takeDoubtful(feature: number, amount: number): number {
+    this.#doubtful = true
+    return this.#take(feature, amount)
+  }
+
   #takePiece(piece: string): number {
     const bytes = utf8Bytes(piece)
-    if (bytes > SHORT_PIECE_BYTES) return this.#take(LONG_BYTE, bytes)
+    if (bytes > SHORT_PIECE_BYTES) return this.#takeDoubtful(LONG_BYTE, bytes)
+    const held = bytes - piece.length >= 2 ? bytesOfOnlyWide(piece) : 0
+    if (held > 0) return this.#takeDoubtful(held === 3 ? THREE_BYTES : FOUR_BYTES, 1)
     return this.#take(SHORT_PIECE, 1) + this.#take(SHORT_BYTE, bytes)
   }
 
   #takeThinkingEnd(): number {
     return this.seen[THINKING_BEGUN] === 1 && this.seen[THINKING_ENDED] === 0
-      ? this.#take(THINKING_ENDED, 1)
+      ? this.#takeDoubtful(THINKING_ENDED, 1)
       : 0
   }
 
   #takeToolCall(call: OllamaToolCall): number {
     const bytes = utf8Bytes(call.function.name) + utf8Bytes(JSON.stringify(call.function.arguments))
-    return this.#take(TOOL_CALL, 1) + this.#take(TOOL_BYTE, bytes)
+    return this.#takeDoubtful(TOOL_CALL, 1) + this.#takeDoubtful(TOOL_BYTE, bytes)
   }
 }
 
-export const createCompletionCounter = ({ weights }: Pick<TokenRatio, 'weights'>): CompletionCounter =>
-  new Counter(weights)
+export const createCompletionCounter = (ratio: Pick<TokenRatio, 'weights' | 'spread'>): CompletionCounter =>
+  new Counter(ratio)

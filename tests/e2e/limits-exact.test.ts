@@ -319,6 +319,24 @@ test('an answer longer than usual asks for further grants as it goes, and what i
   })
 })
 
+test('streams in parallel of text that nobody knows how many tokens it takes stay under the limit together', async () => {
+  const { ollama, proxy } = await startSession()
+  const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 2000 }))
+  const rare = Array.from({ length: 400 }, () => say('🧿', 3))
+  for (let minute = 0; minute < 3; minute++) {
+    ollama.otherwise(pause(), ...rare, done())
+    const both = [1, 2].map(() => proxy.call('/v1/chat/completions', { key, json: streamed }))
+    await ollama.reached('', 2)
+    ollama.resume()
+    const texts = await Promise.all(both.map(async answer => (await answer).text()))
+    expect(texts.map(text => /"finish_reason":"(\w+)"/.exec(text)?.[1]).sort()).toEqual(['length', 'stop'])
+    const used = (await usedIn(proxy, key, 'tokens_per_minute')) ?? 0
+    expect(used).toBeLessThanOrEqual(2000)
+    expect(used).toBeGreaterThanOrEqual(1400)
+    proxy.pass(61_000)
+  }
+})
+
 for (const stream of [true, false]) {
   test(`a refused grant ends ${stream ? 'a stream' : 'a plain answer'} with length, stops Ollama and bills what was delivered`, async () => {
     const { ollama, proxy } = await startSession()

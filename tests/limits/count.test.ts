@@ -177,6 +177,17 @@ describe('the count of a recorded stream', () => {
     expect(median(errors)).toBeLessThan(0.02)
   })
 
+  test('with its doubt is what a grant must cover, and Ollama’s was over it once in the recordings', () => {
+    for (const ratioOf of [() => createTokenRatio(), learntWithout]) {
+      const over = judged.filter(stream => {
+        const { count, doubt } = noteAll(ratioOf(stream), stream.lines)
+        expect(doubt).toBeGreaterThanOrEqual(0)
+        return tokensOf(stream) > count + doubt
+      })
+      expect(over.length).toBeLessThanOrEqual(1)
+    }
+  })
+
   test('is never zero when something was delivered', () => {
     for (const stream of streams) {
       const counter = createCompletionCounter(createTokenRatio())
@@ -237,6 +248,34 @@ describe('a completion counter', () => {
     for (let i = 0; i < 3; i++) ratio.learn(noteAll(ratio, answer), 3 * 80 + 1, true)
     const { count } = noteAll(ratio, answer.slice(0, 40))
     expect(Math.abs(count - 120) / 120).toBeLessThan(0.02)
+  })
+
+  for (const [name, text, tokens] of [
+    ['ideographs', '龘', 3],
+    ['emoji', '🧿', 3],
+    ['tool calls', undefined, 30],
+    ['words', ' word', 1],
+  ] as const) {
+    test(`of ${name} the doubt is enough from the first answer on, and small when a few were learnt`, () => {
+      const ratio = createTokenRatio()
+      const answer = Array.from({ length: 100 }, () =>
+        text === undefined ? call('get_weather', { city: 'Kyiv', unit: 'celsius' }) : say(text),
+      )
+      const truth = 100 * tokens
+      const first = noteAll(ratio, answer)
+      expect(first.count + first.doubt).toBeGreaterThanOrEqual(truth)
+      for (let i = 0; i < 5; i++) ratio.learn(noteAll(ratio, answer), truth + 1, true)
+      const { count, doubt } = noteAll(ratio, answer)
+      expect(Math.abs(count - truth) / truth).toBeLessThan(0.03)
+      expect(count + doubt).toBeGreaterThanOrEqual(truth * 0.99)
+      expect(count + doubt).toBeLessThan(truth * 1.05)
+    })
+  }
+
+  test('with logprobs there is no doubt', () => {
+    const counter = createCompletionCounter(createTokenRatio())
+    for (let i = 0; i < 50; i++) counter.note({ ...say('🧿'), logprobs: [{ token: '🧿', logprob: 0 }] })
+    expect([counter.count, counter.doubt]).toEqual([50, 0])
   })
 
   test('counts learnt survive a restart', () => {
