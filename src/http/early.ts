@@ -10,6 +10,7 @@
 import { type Fault, statusOf, toErrorBody } from '../errors.ts'
 import { toRequestId } from '../ids.ts'
 import type { Demand, Refusal, WindowStore } from '../limits/admission.ts'
+import { toDemand } from '../limits/forecast.ts'
 import type { Account, Caller, Principals } from '../principals.ts'
 import type { createTally } from '../tally.ts'
 import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
@@ -100,9 +101,10 @@ export const createEarlyRefusal = (
     // Broken off: the app says so in its own way.
     if (bytes === undefined) return app(request, {})
     const digest = sha256(bytes)
-    const demand = repeats.demandOf(caller, path, digest)
+    const forecast = repeats.forecastOf(caller, path, digest)
     const nowMs = steady()
-    const refusal = demand && windows.refusal(account.userNumber, account.limits, demand, nowMs)
+    const { userNumber, limits } = account
+    const refusal = forecast && windows.refusal(userNumber, limits, toDemand(forecast, limits), nowMs)
     if (refusal === undefined)
       return refuseByRequests(account, bytes.length) ?? app(request, { earlyBody: { bytes, digest } })
     const response = refuseByLimit(refusal, account, nowMs)

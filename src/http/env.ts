@@ -1,11 +1,11 @@
 /** What travels with a request through the middleware. */
 import type { Ticket } from '../flight.ts'
-import type { Demand } from '../limits/admission.ts'
+import type { Forecast } from '../limits/forecast.ts'
 import type { Caller } from '../principals.ts'
 import type { EarlyBody, Repeat } from './repeats.ts'
 
 export type Ask = {
-  demand: Demand
+  forecast: Forecast
   model: string
   /** How to tell the same request again; undefined where it takes more than its body to say what it needs. */
   repeat?: Repeat

@@ -2,6 +2,7 @@
 import type { MiddlewareHandler } from 'hono'
 import { ApiError, type Fault } from '../errors.ts'
 import type { LimitName, LimitState, Refusal, WindowStore } from '../limits/admission.ts'
+import { toDemand } from '../limits/forecast.ts'
 import type { TokenPrice } from '../store/ledger.ts'
 import type { Store } from '../store/store.ts'
 import { type AppEnv, earlyBodyOf } from './env.ts'
@@ -134,10 +135,11 @@ export const limit = ({
   async function admit(c, next) {
     const caller = c.get('caller')
     const { account, keyId } = caller
-    const { demand, model, repeat } = c.get('ask')
+    const { forecast, model, repeat } = c.get('ask')
     const user = account.userNumber
     const total = await settledTotal(windows, store, user)
     const at = steady()
+    const demand = toDemand(forecast, account.limits)
     const decision = windows.admit(user, account.limits, demand, total, at)
     const state = windows.view(user, account.limits, total, at)
     writeLimitHeaders(state, at, (name, value) => c.header(name, value))

@@ -5,8 +5,8 @@
 import type { Context, MiddlewareHandler } from 'hono'
 import type { Job, Run } from '../flight.ts'
 import { toCompletionId } from '../ids.ts'
-import type { Demand } from '../limits/admission.ts'
 import { measurePrompt } from '../limits/estimate.ts'
+import type { Forecast } from '../limits/forecast.ts'
 import type { Learnt, ModelLearnt } from '../limits/learnt.ts'
 import type { Models } from '../models.ts'
 import type { Relay } from '../relay.ts'
@@ -84,35 +84,39 @@ const toRuns = (order: Order, learnt: ModelLearnt, contextLength: number | undef
   })
 }
 
-const toDemand = (
+const toForecast = (
   { kind, maxTokens }: Pick<Order, 'kind' | 'maxTokens'>,
-  promptEstimates: readonly number[],
+  prompts: readonly Pick<Run, 'promptEstimate' | 'promptExpected'>[],
   learnt: ModelLearnt,
-): Demand => {
+): Forecast => {
   const usual =
     kind === 'embedding' ? 0 : Math.min(learnt.usualAnswer(), maxTokens ?? Number.POSITIVE_INFINITY)
   return {
-    prompt: promptEstimates.reduce((sum, estimate) => sum + estimate, 0),
-    usual: usual * promptEstimates.length,
+    prompt: prompts.reduce((sum, { promptEstimate }) => sum + promptEstimate, 0),
+    promptExpected: prompts.reduce((sum, { promptExpected }) => sum + promptExpected, 0),
+    usual: usual * prompts.length,
   }
 }
 
-/** What the same request needs later, made of its measures alone. */
-const toDemandAgain = (
+/** The forecast for the same request later, made of its measures alone. */
+const toForecastAgain = (
   learnt: Learnt,
   { order, canonical, runs, contextLength }: Prepared,
-): (() => Demand) => {
+): (() => Forecast) => {
   const { kind, maxTokens } = order
   const measures = runs.map(run => run.features)
   let asOf = -1
-  let demand: Demand | undefined
+  let forecast: Forecast | undefined
   return () => {
-    if (demand !== undefined && asOf === learnt.observations) return demand
+    if (forecast !== undefined && asOf === learnt.observations) return forecast
     const model = learnt.of(canonical)
-    const estimates = measures.map(features => model.estimatePrompt(features, contextLength))
+    const prompts = measures.map(features => ({
+      promptEstimate: model.estimatePrompt(features, contextLength),
+      promptExpected: model.expectPrompt(features, contextLength),
+    }))
     asOf = learnt.observations
-    demand = toDemand({ kind, maxTokens }, estimates, model)
-    return demand
+    forecast = toForecast({ kind, maxTokens }, prompts, model)
+    return forecast
   }
 }
 
@@ -141,19 +145,12 @@ export const prepare = (
     }
     if (deps.refuseTruncation) for (const { request } of runs) request.truncate = false
     const prepared = { order, canonical, learnt, runs, contextLength }
-    const ask: Ask = {
-      demand: toDemand(
-        order,
-        runs.map(run => run.promptEstimate),
-        learnt,
-      ),
-      model: canonical,
-    }
+    const ask: Ask = { forecast: toForecast(order, runs, learnt), model: canonical }
     const early = earlyBodyOf(c)
     // A truncated prompt is told so in a header, which is the app's to write.
     if (early !== undefined && !truncated) {
       const { digest } = early
-      ask.repeat = { path: c.req.path, digest, demand: toDemandAgain(deps.learnt, prepared) }
+      ask.repeat = { path: c.req.path, digest, forecast: toForecastAgain(deps.learnt, prepared) }
     }
     c.set('ask', ask)
     c.set('prepared', prepared)

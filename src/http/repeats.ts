@@ -2,7 +2,7 @@
  * Requests that a token limit refused, sent again: SDKs retry with the very same bytes. What such a request needs is
  * known already; only the windows must be asked anew.
  */
-import type { Demand } from '../limits/admission.ts'
+import type { Forecast } from '../limits/forecast.ts'
 import type { Caller } from '../principals.ts'
 
 /** A body that was read before the app saw the request, and what tells it apart from others. */
@@ -12,8 +12,8 @@ export type EarlyBody = { bytes: Uint8Array; digest: string }
 export type Repeat = {
   path: string
   digest: string
-  /** What it needs, as things are learnt when it is asked. */
-  demand: () => Demand
+  /** As things are learnt when it is asked. */
+  forecast: () => Forecast
 }
 
 /** Requests of one key that wait for room at the same time. */
@@ -28,10 +28,10 @@ export class Repeats {
     return this.#byCaller.has(caller)
   }
 
-  /** What a request needs whose like was refused before; undefined for any other. */
-  demandOf(caller: Caller, path: string, digest: string): Demand | undefined {
+  /** The forecast for a request whose like was refused before; undefined for any other. */
+  forecastOf(caller: Caller, path: string, digest: string): Forecast | undefined {
     const repeat = this.#byCaller.get(caller)?.get(digest)
-    return repeat?.path === path ? repeat.demand() : undefined
+    return repeat?.path === path ? repeat.forecast() : undefined
   }
 
   /** A token limit refused the caller: this request, where its body was read early, else one nobody can tell again. */

@@ -176,6 +176,24 @@ test('of several limits in the way the one with the longest wait is named', asyn
   expect(never.headers.get('retry-after')).toBeNull()
 })
 
+test('of a model nobody has heard, what most likely fits a small limit is answered and not told that it never can', async () => {
+  for (const name of ['tokens_per_minute', 'tokens_per_day', 'total_token_limit']) {
+    const session = await startSession()
+    const { ollama, proxy } = session
+    ollama.otherwise(...words(30), done())
+    const ask = asker(session, await proxy.createUser('alice', limitsOf({ [name]: 50 })))
+    const first = await ask(chat)
+    expect(first.status).toBe(200)
+    expect(JSON.parse(first.body).usage).toMatchObject({ prompt_tokens: PROMPT })
+    const used = JSON.parse(first.body).usage.total_tokens
+    expect(used).toBeGreaterThan(10)
+    // What was held back for a longer prompt is free again, and the window is as full as the answer was long.
+    const { body } = await proxy.admin('/admin/users/alice/limits')
+    const standing = (body as { current: Record<string, State> }).current[name]
+    expect(standing).toMatchObject({ used, reserved: 0 })
+  }
+})
+
 test('a request that can never fit is told so, and is not asked to retry', async () => {
   const session = await startSession()
   const { ollama, proxy } = session

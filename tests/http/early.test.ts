@@ -221,6 +221,18 @@ test('a repeat needs what its like needs by now, when more is learnt of the mode
   expect(await needed()).toBeLessThan(before)
 })
 
+test('a repeat for a model nobody has heard is fitted to a small limit as in the app', async () => {
+  const session = await startSession()
+  const key = await refusedTokens(session, { tokens_per_minute: 50 }, 45)
+  const send = async (headers: Record<string, string> = {}) => {
+    const json = { model: 'unheard', messages: hello }
+    const answer = await session.proxy.call('/v1/chat/completions', { key, json, headers })
+    expect(Number(answer.headers.get('retry-after-ms'))).toBeGreaterThan(59_000)
+    return answer.text()
+  }
+  for (let time = 0; time < 3; time++) expect(await send()).toBe(await send(plainly))
+})
+
 test('only the very same request is a repeat: not other bytes, nor the same for another endpoint', async () => {
   const session = await startSession()
   const { proxy } = session
@@ -302,19 +314,19 @@ test('the app does not see what is refused at the door: eight repeats a key, and
     const headers = { authorization: 'Bearer sk-alice-1', 'content-length': String(body.length) }
     return (await refuse(new Request(`http://localhost${path}`, { method: 'POST', body, headers })))?.status
   }
-  const needs = (prompt: number) => () => ({ prompt, usual: 1 })
+  const needs = (prompt: number) => () => ({ prompt, promptExpected: prompt, usual: 1 })
 
   expect(await send('a')).toBeUndefined()
   repeats.refused(caller, undefined)
   expect(await send('a')).toBe(200)
   expect(seen).toEqual(['a'])
   for (const letter of 'abcdefghi')
-    repeats.refused(caller, { path, digest: sha256(letter), demand: needs(3) })
+    repeats.refused(caller, { path, digest: sha256(letter), forecast: needs(3) })
   seen = []
   for (const letter of 'ihgfedcba') await send(letter)
   expect(seen).toEqual(['a'])
   expect(await send('i')).toBe(429)
-  repeats.refused(caller, { path, digest: sha256('i'), demand: needs(0) })
+  repeats.refused(caller, { path, digest: sha256('i'), forecast: needs(0) })
   account.limits.tokensPerMinute = 12
   expect(await send('i')).toBe(200)
   repeats.admitted(caller)
