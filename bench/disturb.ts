@@ -18,6 +18,8 @@ export type DisturbOrder = {
   url: string
   key: string
   large: Large
+  /** No two bodies are the same; for messages only. */
+  unlike?: boolean
   /** What it must be answered with. */
   status: number
   /** From one beginning to the next; the next waits for the answer before. */
@@ -37,15 +39,15 @@ const toText = (bodyBytes: number) => {
   return sentence.repeat(Math.ceil(missing / sentence.length)).slice(0, missing)
 }
 
-const toMessages = (count: number) =>
+const toMessages = (count: number, turn: number) =>
   Array.from({ length: count }, (_, index) => ({
     role: index % 2 === 0 ? 'user' : 'assistant',
-    content: `This is message ${index} of a long talk about a proxy.`,
+    content: `This is message ${turn + index} of a long talk about a proxy.`,
   }))
 
-const toBody = (large: Large): Uint8Array | undefined => {
+const toBody = (large: Large, turn: number): Uint8Array | undefined => {
   if (large.what === 'text') return Buffer.from(chat([{ role: 'user', content: toText(large.bodyBytes) }]))
-  if (large.what === 'messages') return Buffer.from(chat(toMessages(large.count)))
+  if (large.what === 'messages') return Buffer.from(chat(toMessages(large.count, turn)))
   return undefined
 }
 
@@ -82,12 +84,13 @@ const readAnswer = async (answer: Response, { large, status }: DisturbOrder): Pr
 
 /** Asks at least once, until `over` aborts. */
 export const disturb = async (order: DisturbOrder, over: AbortSignal): Promise<DisturbResult> => {
-  const body = toBody(order.large)
   const headers = { authorization: `Bearer ${order.key}` }
-  const init: RequestInit =
-    body === undefined
-      ? { headers }
-      : { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body }
+  const toInit = (turn: number): RequestInit => {
+    const body = toBody(order.large, turn)
+    if (body === undefined) return { headers }
+    return { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body }
+  }
+  const same = toInit(0)
   const ended = new Promise<void>(resolve => {
     over.addEventListener('abort', () => resolve(), { once: true })
     if (over.aborted) resolve()
@@ -98,7 +101,7 @@ export const disturb = async (order: DisturbOrder, over: AbortSignal): Promise<D
   do {
     const next = Bun.sleep(order.everyMs)
     const began = performance.now()
-    const fault = await fetch(order.url, init)
+    const fault = await fetch(order.url, order.unlike === true ? toInit(times.length) : same)
       .then(answer => readAnswer(answer, order))
       .catch(error => String(error))
     times.push(performance.now() - began)

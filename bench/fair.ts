@@ -48,6 +48,7 @@ const disturbances = (
         key: proxy.closedKeys?.tokens ?? '',
         status: 429,
         everyMs: 2,
+        unlike: true,
         large: { ...messages, count: 1 },
       },
     ],

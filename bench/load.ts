@@ -21,6 +21,8 @@ export type LoadOrder = {
   headers?: Record<string, string>
   model: string
   stream: boolean
+  /** No two requests have the same body; they are equally long. */
+  unlike?: boolean
   /** In an answer; every one is checked. */
   tokens: number
   /** What a request must be answered with; answers of another kind than 200 are checked by their status only. */
@@ -68,12 +70,13 @@ const FAULTS_MAX = 5
 const SILENCE_MS = 60_000
 const WATCH_MS = 100
 
-const toRequest = (order: LoadOrder): Uint8Array => {
+const toRequest = (order: LoadOrder, turn = 0): Uint8Array => {
+  const subject = order.unlike === true ? `proxy ${String(turn).padStart(9, '0')}` : 'proxy'
   const body = JSON.stringify({
     model: order.model,
     messages: [
       { role: 'system', content: 'You are helpful.' },
-      { role: 'user', content: 'Hello, tell me a short story about a proxy.' },
+      { role: 'user', content: `Hello, tell me a short story about a ${subject}.` },
     ],
     stream: order.stream,
     ...(order.dialect === 'openai' ? { temperature: 0.7 } : { options: { temperature: 0.7 } }),
@@ -95,7 +98,7 @@ type Client = { received(text: string): void; writable(): void; left(): void; op
 
 /** Runs the load to its end; never rejects for what a server does. */
 export const runLoad = async (order: LoadOrder): Promise<LoadResult> => {
-  const request = toRequest(order)
+  const sameRequest = toRequest(order)
   const latency = createHistogram()
   const firstToken = createHistogram()
   const delay = createHistogram()
@@ -140,6 +143,7 @@ export const runLoad = async (order: LoadOrder): Promise<LoadResult> => {
     let answering = false
     let measured = false
     let sentUs = 0
+    let request = sameRequest
     let written = 0
     let hadToken = false
     let status = 0
@@ -155,6 +159,7 @@ export const runLoad = async (order: LoadOrder): Promise<LoadResult> => {
     const begin = () => {
       measured = started >= order.warmUp
       if (started === order.warmUp) began = usage()
+      if (order.unlike === true) request = toRequest(order, started)
       started++
       answering = true
       hadToken = false

@@ -18,7 +18,7 @@ export type LoadName = (typeof loadNames)[number]
 
 /** The shape of a load, for any server. */
 export type Shape = Pick<LoadOrder, 'model' | 'stream' | 'tokens' | 'connections' | 'warmUp'> &
-  Partial<Pick<LoadOrder, 'connectionsPerSecond' | 'requests' | 'seconds' | 'status'>>
+  Partial<Pick<LoadOrder, 'connectionsPerSecond' | 'requests' | 'seconds' | 'status' | 'unlike'>>
 
 /** As Ollama does, each line is a write of its own (`b1`), however fast they come. */
 const toModel = (tokens: number, intervalMs: number) => ({
@@ -115,6 +115,11 @@ export const ordersOf = (
   return [
     { row: `${server.name} 401`, order: { ...refused(short), key: 'sk-bench-wrong', status: 401 } },
     { row: `${server.name} 429 requests`, order: { ...refused(short), key: requests, status: 429 } },
-    { row: `${server.name} 429 tokens`, order: { ...refused(short), key: tokens, status: 429 } },
+    // As SDKs retry, with the very same bytes; and what was not refused before, so that it must be read anew.
+    { row: `${server.name} 429 tokens, again`, order: { ...refused(short), key: tokens, status: 429 } },
+    {
+      row: `${server.name} 429 tokens, unlike`,
+      order: { ...refused(short), key: tokens, status: 429, unlike: true },
+    },
   ]
 }

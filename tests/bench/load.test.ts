@@ -43,6 +43,17 @@ test('the warm-up is checked and not counted', async () => {
   expect(await runLoad(order({ warmUp: 5, requests: 1, tokens: 11 }))).toMatchObject({ right: 0, wrong: 6 })
 })
 
+test('requests are the same bytes again, or no two of them where they are to be unlike', async () => {
+  for (const unlike of [false, true]) {
+    const before = simulator.requests.length
+    expect(await runLoad(order({ unlike }))).toMatchObject({ right: 12, wrong: 0 })
+    const texts = simulator.requests.slice(before).map(({ body }) => JSON.stringify(body))
+    expect(texts).toHaveLength(12)
+    expect(new Set(texts).size).toBe(unlike ? 12 : 1)
+    expect(new Set(texts.map(text => text.length)).size).toBe(1)
+  }
+})
+
 test('every answer that breaks off is a wrong one: reset, closed, ended early, an error line, another status', async () => {
   for (const fault of ['r', 'f', 'q', 'e', 'h', 'g']) {
     const result = await runLoad(order({ model: `fake-c10-x${fault}-k5`, requests: 6 }))
