@@ -269,13 +269,12 @@ export const createApp = (deps: Deps) => {
 
   const plainly = (request: Request, bindings: AppEnv['Bindings']) => app.fetch(request, bindings)
   const refuseEarly = createEarlyRefusal(
-    { ...deps, principals, repeats, tally, corsOrigins: config.corsOrigins },
+    { ...deps, principals, repeats, tally, isDraining: () => draining, corsOrigins: config.corsOrigins },
     plainly,
   )
 
   return {
-    fetch: (request: Request): Response | Promise<Response> =>
-      (draining ? undefined : refuseEarly(request)) ?? plainly(request, {}),
+    fetch: (request: Request): Response | Promise<Response> => refuseEarly(request) ?? plainly(request, {}),
     upstream,
     /** Prices are read once; call before the first request. */
     ready: () => models.loadPrices(),

@@ -136,7 +136,9 @@ export const parseJson = (bytes: Uint8Array): unknown => {
   return value
 }
 
-const isJsonType = (type: string | undefined) => type === undefined || /^[^;]*\bjson\b/i.test(type)
+/** What a JSON body may call itself; nothing at all is taken for JSON. */
+export const isJsonType = (type: string | null | undefined): boolean =>
+  type == null || type === 'application/json' || /^[^;]*\bjson\b/i.test(type)
 
 const requireJson = (c: Context) => {
   if (isJsonType(c.req.header('content-type'))) return

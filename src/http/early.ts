@@ -14,6 +14,7 @@ import { toDemand } from '../limits/forecast.ts'
 import type { Account, Caller, Principals } from '../principals.ts'
 import type { createTally } from '../tally.ts'
 import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
+import { isJsonType } from './body.ts'
 import type { AppEnv } from './env.ts'
 import { isOfTokens, toLimitFault, writeLimitHeaders } from './limit.ts'
 import type { Repeats } from './repeats.ts'
@@ -25,6 +26,8 @@ export type EarlyDeps = {
   tally: ReturnType<typeof createTally>
   ids: { next: () => number }
   steady: () => number
+  /** The server is stopping: only the app answers. */
+  isDraining: () => boolean
   /** SHA-256 as hex. */
   sha256: (data: Uint8Array) => string
   /** With these, answers carry headers that are the app's to make. */
@@ -101,12 +104,11 @@ export const createEarlyRefusal = (
     // Broken off: the app says so in its own way.
     if (bytes === undefined) return app(request, {})
     const digest = sha256(bytes)
-    const forecast = repeats.forecastOf(caller, path, digest)
     const nowMs = steady()
+    const forecast = repeats.forecastOf(caller, path, digest, nowMs)
     const { userNumber, limits } = account
     const refusal = forecast && windows.refusal(userNumber, limits, toDemand(forecast, limits), nowMs)
-    if (refusal === undefined)
-      return refuseByRequests(account, bytes.length) ?? app(request, { earlyBody: { bytes, digest } })
+    if (refusal === undefined || deps.isDraining()) return app(request, { earlyBody: { bytes, digest } })
     const response = refuseByLimit(refusal, account, nowMs)
     const tookMs = Math.round(nowMs - arrivedMs)
     if (tookMs > 0) response.headers.set('openai-processing-ms', String(tookMs))
@@ -114,7 +116,7 @@ export const createEarlyRefusal = (
   }
 
   return request => {
-    if (request.method !== 'POST') return undefined
+    if (request.method !== 'POST' || deps.isDraining()) return undefined
     const path = meteredPathOf(request.url)
     if (path === undefined) return undefined
     const { headers } = request
@@ -127,8 +129,9 @@ export const createEarlyRefusal = (
     const length = headers.get('content-length')
     if (length === null || headers.get('content-encoding') !== null) return undefined
     const bytes = Number(length)
-    return bytes > 0 && bytes <= REPEAT_BYTES_MAX && repeats.expects(caller)
-      ? refuseRepeat(request, path, caller)
-      : refuseByRequests(caller.account, bytes)
+    const refused = refuseByRequests(caller.account, bytes)
+    if (refused !== undefined || !repeats.expects(caller)) return refused
+    const isReadable = bytes > 0 && bytes <= REPEAT_BYTES_MAX && isJsonType(headers.get('content-type'))
+    return isReadable ? refuseRepeat(request, path, caller) : undefined
   }
 }

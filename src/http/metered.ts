@@ -98,11 +98,14 @@ const toForecast = (
   }
 }
 
-/** The forecast for the same request later, made of its measures alone. */
+/**
+ * The forecast for the same request later, made of its measures and the model's context; undefined when a prompt may
+ * be longer than that by now, or so long that Ollama must be asked.
+ */
 const toForecastAgain = (
   learnt: Learnt,
   { order, canonical, runs, contextLength }: Prepared,
-): (() => Forecast) => {
+): (() => Forecast | undefined) => {
   const { kind, maxTokens } = order
   const measures = runs.map(run => run.features)
   let asOf = -1
@@ -114,6 +117,8 @@ const toForecastAgain = (
       promptEstimate: model.estimatePrompt(features, contextLength),
       promptExpected: model.expectPrompt(features, contextLength),
     }))
+    const longest = contextLength ?? CONTEXT_ALWAYS_FITS
+    if (measures.some(features => model.estimatePrompt(features) > longest)) return undefined
     asOf = learnt.observations
     forecast = toForecast({ kind, maxTokens }, prompts, model)
     return forecast

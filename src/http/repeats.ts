@@ -12,16 +12,19 @@ export type EarlyBody = { bytes: Uint8Array; digest: string }
 export type Repeat = {
   path: string
   digest: string
-  /** As things are learnt when it is asked. */
-  forecast: () => Forecast
+  /** As things are learnt when it is asked; undefined when these need more than the request's measures to tell. */
+  forecast: () => Forecast | undefined
 }
+
+/** What Ollama says of a model is believed so long; a request that waits longer is looked at anew now and then. */
+const REMEMBERED_MS = 60_000
 
 /** Requests of one key that wait for room at the same time. */
 const REPEATS_A_CALLER = 8
 
 export class Repeats {
   /** By digest. Gone with the caller, that is with any change to keys, models or users. */
-  readonly #byCaller = new WeakMap<Caller, Map<string, Repeat>>()
+  readonly #byCaller = new WeakMap<Caller, Map<string, Repeat & { untilMs: number }>>()
 
   /** Whether the caller was refused lately, so that it pays to tell its bodies apart. */
   expects(caller: Caller): boolean {
@@ -29,19 +32,20 @@ export class Repeats {
   }
 
   /** The forecast for a request whose like was refused before; undefined for any other. */
-  forecastOf(caller: Caller, path: string, digest: string): Forecast | undefined {
+  forecastOf(caller: Caller, path: string, digest: string, nowMs: number): Forecast | undefined {
     const repeat = this.#byCaller.get(caller)?.get(digest)
-    return repeat?.path === path ? repeat.forecast() : undefined
+    return repeat?.path === path && nowMs < repeat.untilMs ? repeat.forecast() : undefined
   }
 
   /** A token limit refused the caller: this request, where its body was read early, else one nobody can tell again. */
-  refused(caller: Caller, repeat: Repeat | undefined) {
-    const known = this.#byCaller.get(caller) ?? new Map<string, Repeat>()
+  refused(caller: Caller, repeat: Repeat | undefined, nowMs: number) {
+    const known = this.#byCaller.get(caller) ?? new Map<string, Repeat & { untilMs: number }>()
     this.#byCaller.set(caller, known)
     if (repeat === undefined) return
+    known.delete(repeat.digest)
     const oldest = known.keys().next().value
     if (known.size >= REPEATS_A_CALLER && oldest !== undefined) known.delete(oldest)
-    known.set(repeat.digest, repeat)
+    known.set(repeat.digest, { ...repeat, untilMs: nowMs + REMEMBERED_MS })
   }
 
   /** The caller has room again. */

@@ -2,8 +2,10 @@ import { expect, test } from 'bun:test'
 import { connect } from 'node:net'
 import { createEarlyRefusal } from '../../src/http/early.ts'
 import { Repeats } from '../../src/http/repeats.ts'
+import type { Limits } from '../../src/limits/admission.ts'
 import { createMemoryWindows } from '../../src/limits/memory.ts'
 import { sha256 } from '../../src/runtime/secrets.ts'
+import { done, say } from '../../src/simulator/script.ts'
 import { limitsOf } from '../support/session.ts'
 import { hello, type Session, spend, startSession } from './support.ts'
 
@@ -286,13 +288,21 @@ test('what is wrong with a body is told though others of the same key were refus
 })
 
 test('the app does not see what is refused at the door: eight repeats a key, and only while it lacks room', async () => {
-  const limits = { requestsPerMinute: null, requestsPerDay: null, tokensPerDay: null, totalTokens: null }
-  const account = { userId: 'alice', userNumber: 1, limits: { ...limits, tokensPerMinute: 10 } }
+  const limits: Limits = {
+    requestsPerMinute: null,
+    requestsPerDay: null,
+    tokensPerMinute: 10,
+    tokensPerDay: null,
+    totalTokens: null,
+  }
+  const account = { userId: 'alice', userNumber: 1, limits }
   const caller = { account, keyId: 1, models: null, expiresAt: null, notedMs: 0 }
   const windows = createMemoryWindows()
   windows.admit(1, account.limits, { prompt: 4, usual: 6 }, 0, 0)
   const repeats = new Repeats()
   let seen: string[] = []
+  let nowMs = 1000
+  let isDraining = false
   const refuse = createEarlyRefusal(
     {
       principals: { recall: () => caller },
@@ -300,7 +310,8 @@ test('the app does not see what is refused at the door: eight repeats a key, and
       repeats,
       tally: { count: () => {} },
       ids: { next: () => 1 },
-      steady: () => 1000,
+      steady: () => nowMs,
+      isDraining: () => isDraining,
       sha256,
       corsOrigins: [],
     },
@@ -317,20 +328,59 @@ test('the app does not see what is refused at the door: eight repeats a key, and
   const needs = (prompt: number) => () => ({ prompt, promptExpected: prompt, usual: 1 })
 
   expect(await send('a')).toBeUndefined()
-  repeats.refused(caller, undefined)
+  repeats.refused(caller, undefined, nowMs)
   expect(await send('a')).toBe(200)
   expect(seen).toEqual(['a'])
   for (const letter of 'abcdefghi')
-    repeats.refused(caller, { path, digest: sha256(letter), forecast: needs(3) })
+    repeats.refused(caller, { path, digest: sha256(letter), forecast: needs(3) }, nowMs)
   seen = []
   for (const letter of 'ihgfedcba') await send(letter)
   expect(seen).toEqual(['a'])
   expect(await send('i')).toBe(429)
-  repeats.refused(caller, { path, digest: sha256('i'), forecast: needs(0) })
+  // While the server stops, and after a minute, the app looks at it anew.
+  isDraining = true
+  expect(await send('i')).toBeUndefined()
+  isDraining = false
+  nowMs += 59_000
+  nowMs += 999
+  expect(await send('i')).toBe(429)
+  nowMs += 1
+  expect(await send('i')).toBe(200)
+  repeats.refused(caller, { path, digest: sha256('i'), forecast: needs(0) }, nowMs)
   account.limits.tokensPerMinute = 12
   expect(await send('i')).toBe(200)
+  // A full request limit needs no body, though this caller's bodies are told apart.
+  account.limits = { ...account.limits, tokensPerMinute: 100_000_000, requestsPerMinute: 1 }
+  windows.admit(1, account.limits, { prompt: 1, usual: 1 }, 0, nowMs)
+  const unread = { authorization: 'Bearer sk-alice-1', 'content-length': '500' }
+  const atOnce = refuse(new Request(`http://localhost${path}`, { method: 'POST', headers: unread }))
+  expect(atOnce).toBeInstanceOf(Response)
+  account.limits = { ...account.limits, requestsPerMinute: 1000 }
   repeats.admitted(caller)
   expect(await send('i')).toBeUndefined()
+})
+
+test('a repeat that was refused for its length is let in when Ollama tells of a context that cuts it', async () => {
+  const session = await startSession()
+  const { proxy, ollama } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 2000 })
+  const json = { model: 'big', messages: [{ role: 'user', content: 'many words here. '.repeat(1200) }] }
+  const send = async () => (await proxy.call('/v1/chat/completions', { key, json })).status
+  for (let time = 0; time < 3; time++) expect(await send()).toBe(429)
+  ollama.catalogue.add({ name: 'big', contextLength: 1024 })
+  proxy.pass(3000)
+  ollama.next(say('ok'), done({ prompt: 1024 }))
+  expect(await send()).toBe(200)
+})
+
+test('a type that is no JSON is told so though the same bytes were refused', async () => {
+  const session = await startSession()
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const path = '/v1/chat/completions'
+  for (let time = 0; time < 3; time++) await both(session, path, `Bearer ${key}`)
+  const body = JSON.stringify(bodies[path])
+  const headers = { 'content-type': 'text/plain' }
+  expect((await session.proxy.call(path, { method: 'POST', key, body, headers })).status).toBe(415)
 })
 
 test('a client that leaves before its body has come is no fault of the server, at the door or in the app', async () => {
