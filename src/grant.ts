@@ -82,7 +82,7 @@ export class Grant {
     // Past it the model does not keep to the cap, or thinks in a run of its own, which `format` makes of it.
     if (this.#cappedLines < 0 || this.#delivered + tokens > this.#capDoubted)
       this.#cap = Number.POSITIVE_INFINITY
-    if (this.#isCapped || this.#needed(tokens, this.#meter.doubt) <= this.#ticket.hold.granted)
+    if (this.#isCapped || this.#needed(tokens, this.#meter.doubt, lines) <= this.#ticket.hold.granted)
       return { lines, tokens, cut: false }
     return this.#extend(lines, worth, doubts, nowMs)
   }
@@ -100,9 +100,13 @@ export class Grant {
     return this.#cap <= this.#ticket.hold.granted
   }
 
-  /** What must be granted for so many tokens more: one is kept back for the end token, which Ollama counts and never shows. */
-  #needed(tokens: number, doubt: number) {
-    return this.#delivered + tokens + doubt + 1
+  /**
+   * What must be granted for so many tokens more: Ollama's own count where it came with them. Else one is kept back for
+   * the end token, which Ollama counts and never shows.
+   */
+  #needed(tokens: number, doubt: number, lines?: Line[]) {
+    const reported = lines?.at(-1)?.done === true ? this.#meter.reported : undefined
+    return reported ?? this.#delivered + tokens + doubt + 1
   }
 
   /** More tokens than `lines` may hold, or as many as there are. */
@@ -110,7 +114,7 @@ export class Grant {
     const { id, hold, limits } = this.#ticket
     const { windows, ledger } = this.#deps
     const tokens = worth.reduce((sum, lineTokens) => sum + lineTokens, 0)
-    const short = this.#needed(tokens, doubts.at(-1) ?? 0) - hold.granted
+    const short = this.#needed(tokens, doubts.at(-1) ?? 0, lines) - hold.granted
     const gained = windows.extend(hold, limits(), 1, Math.max(short, GRANT_STEP), nowMs)
     if (gained > 0) await orStorageFault(ledger.grant(id, hold.granted))
     if (gained >= short || this.#isCapped) return { lines, tokens, cut: false }

@@ -139,6 +139,15 @@ export class Meter {
     return this.#counted
   }
 
+  /** All completion tokens, once Ollama has counted the current run; undefined while it has not. */
+  get reported(): number | undefined {
+    const run = this.#runs[this.#states.length - 1]
+    const { final, counter } = this.#current ?? {}
+    const count = toCount(final?.eval_count)
+    if (run === undefined || counter === undefined || count === undefined) return undefined
+    return thinkingUnreported(run, counter, count) ? undefined : this.completionDue
+  }
+
   /** Completion tokens due so far: Ollama's count for runs that ended, ours for the others. */
   get completionDue() {
     let due = 0

@@ -54,6 +54,7 @@ const TOOL_CALL = 5
 const TOOL_BYTE = 6
 const THREE_BYTES = 7
 const FOUR_BYTES = 8
+const FURTHER_WORD = 9
 
 /** The features and what one of each usually is, in the order of the indices above. */
 const priors: readonly Prior[] = [
@@ -66,9 +67,11 @@ const priors: readonly Prior[] = [
   // The frame of a call (tags, "name", "arguments"), then its name and arguments.
   { mean: 8, sd: 6 },
   { mean: 0.25, sd: 0.1 },
-  // A piece with one character of three or four bytes: a rare one is a token a byte, held back until it is whole.
+  // A piece with one character of three bytes, and each of four: a rare one is a token a byte, held back until whole.
   { mean: 1, sd: 1 },
-  { mean: 1, sd: 1 },
+  { mean: 1, sd: 2 },
+  // Words after a piece's first: tokens seldom hold several, but what a stop string made wait does.
+  { mean: 0, sd: 1 },
 ]
 
 /**
@@ -80,8 +83,8 @@ const UNDOUBTED = [SHORT_PIECE, SHORT_BYTE]
 /** Tokens are hardly ever longer; a longer piece was held back and holds several. */
 const SHORT_PIECE_BYTES = 24
 
-/** How many standard deviations of doubt a grant covers: the weights are further off in one model of forty. */
-const DOUBT = 2
+/** How many standard deviations of doubt a grant covers. Of more, streams in parallel would be cut that have room. */
+const DOUBT = 1
 
 /** Streams of equal features differ by split characters and stop strings. */
 const noiseOf = (tokens: number): number => 0.25 + 0.05 * tokens
@@ -116,25 +119,31 @@ export const createTokenRatio = (saved?: string): TokenRatio => {
   }
 }
 
-/** The length of the piece's only character of three or four bytes; 0 where there is none, or more than one. */
-const bytesOfOnlyWide = (piece: string): number => {
-  let found = 0
+/** Scratch of one synchronous call. */
+const shape = { words: 0, wide: 0, astral: 0 }
+
+/** How many words a piece has, and how many characters of three and of four bytes. */
+const shapeOf = (piece: string) => {
+  shape.words = 0
+  shape.wide = shape.astral = 0
+  let inWord = false
   for (let i = 0; i < piece.length; i++) {
     const unit = piece.charCodeAt(i)
-    const isLowSurrogate = unit >= 0xdc00 && unit < 0xe000
-    if (unit < 0x800 || isLowSurrogate) continue
-    if (found > 0) return 0
-    found = unit >= 0xd800 && unit < 0xdc00 ? 4 : 3
+    const wasInWord = inWord
+    inWord = unit > 0x20
+    if (inWord && !wasInWord) shape.words++
+    if (unit < 0x800) continue
+    if (unit >= 0xd800 && unit < 0xdc00) shape.astral++
+    else if (unit < 0xdc00 || unit >= 0xe000) shape.wide++
   }
-  return found
+  return shape
 }
 
 class Counter implements CompletionCounter {
   readonly seen = new Float64Array(priors.length)
   readonly #ratio: Pick<TokenRatio, 'weights' | 'spread'>
   readonly #weights: Float64Array
-  /** Every line had its tokens with it. */
-  #exact = false
+  /** Whether anything came that not every model puts into the same number of tokens. */
   #doubtful = false
   #count = 0
   #tokens = 0
@@ -150,7 +159,7 @@ class Counter implements CompletionCounter {
   }
 
   get doubt() {
-    if (this.#exact || !this.#doubtful) return 0
+    if (!this.#doubtful) return 0
     const most = Math.ceil(this.#tokens + DOUBT * this.#ratio.spread(this.seen))
     return Math.max(0, most - this.#count)
   }
@@ -167,6 +176,7 @@ class Counter implements CompletionCounter {
     let worth = 0
     let thought = 0
     let something = false
+    const wasDoubtful = this.#doubtful
     if (thinking !== undefined && thinking !== '') {
       something = true
       if (this.seen[THINKING_BEGUN] === 0) thought += this.#takeDoubtful(THINKING_BEGUN, 1)
@@ -188,7 +198,7 @@ class Counter implements CompletionCounter {
       something = true
       thought = worth === 0 ? 0 : (exact * thought) / worth
       worth = exact
-      this.#exact = true
+      this.#doubtful = wasDoubtful
     }
     if (!something) return 0
     this.#tokens += worth
@@ -212,9 +222,11 @@ class Counter implements CompletionCounter {
   #takePiece(piece: string): number {
     const bytes = utf8Bytes(piece)
     if (bytes > SHORT_PIECE_BYTES) return this.#takeDoubtful(LONG_BYTE, bytes)
-    const held = bytes - piece.length >= 2 ? bytesOfOnlyWide(piece) : 0
-    if (held > 0) return this.#takeDoubtful(held === 3 ? THREE_BYTES : FOUR_BYTES, 1)
-    return this.#take(SHORT_PIECE, 1) + this.#take(SHORT_BYTE, bytes)
+    const { words, wide, astral } = shapeOf(piece)
+    if (astral > 0) return this.#takeDoubtful(FOUR_BYTES, astral)
+    if (wide === 1) return this.#takeDoubtful(THREE_BYTES, 1)
+    const worth = this.#take(SHORT_PIECE, 1) + this.#take(SHORT_BYTE, bytes)
+    return words > 1 ? worth + this.#takeDoubtful(FURTHER_WORD, words - 1) : worth
   }
 
   #takeThinkingEnd(): number {

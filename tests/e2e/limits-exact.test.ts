@@ -1,5 +1,5 @@
 import { expect, test } from 'bun:test'
-import { done, pause, say, stall, status, think, unlimited } from '../../src/simulator/script.ts'
+import { done, pause, raw, say, stall, status, think, unlimited } from '../../src/simulator/script.ts'
 import { allOver, mostInAnyMinute, type Sent, send, withStatus } from '../support/crowd.ts'
 import { hello, historyOf, limitsOf, startSession } from '../support/session.ts'
 
@@ -335,6 +335,22 @@ test('streams in parallel of text that nobody knows how many tokens it takes sta
     expect(used).toBeGreaterThanOrEqual(1400)
     proxy.pass(61_000)
   }
+})
+
+test('where Ollama’s count comes together with the lines, it is what must fit, and nothing is cut for doubt', async () => {
+  const session = await startSession()
+  const { ollama, proxy } = session
+  await teach(session, 100)
+  const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 300 }))
+  const line = (content: string, rest: object) =>
+    `${JSON.stringify({ model: 'm', message: { role: 'assistant', content }, ...rest })}\n`
+  const last = { done: true, done_reason: 'stop', prompt_eval_count: PROMPT, eval_count: 101 }
+  ollama.otherwise(pause(), raw(line('🧿', { done: false }).repeat(100) + line('', last)))
+  const both = [1, 2].map(() => proxy.call('/v1/chat/completions', { key, json: streamed }))
+  await ollama.reached('', 2)
+  ollama.resume()
+  for (const answer of both) expect((await (await answer).text()).match(/🧿/g)).toHaveLength(100)
+  expect(await usedIn(proxy, key, 'tokens_per_minute')).toBe(2 * (PROMPT + 101))
 })
 
 for (const stream of [true, false]) {

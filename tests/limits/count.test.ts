@@ -251,9 +251,11 @@ describe('a completion counter', () => {
   })
 
   for (const [name, text, tokens] of [
-    ['ideographs', '龘', 3],
+    ['ideographs', '龘', 2],
     ['emoji', '🧿', 3],
-    ['tool calls', undefined, 30],
+    ['joined emoji', '🧿🧿', 6],
+    ['words held back for a stop string', '1 1 1 1 1 1 1 1 1 1 1 1 ', 12],
+    ['tool calls', undefined, 25],
     ['words', ' word', 1],
   ] as const) {
     test(`of ${name} the doubt is enough from the first answer on, and small when a few were learnt`, () => {
@@ -276,6 +278,11 @@ describe('a completion counter', () => {
     const counter = createCompletionCounter(createTokenRatio())
     for (let i = 0; i < 50; i++) counter.note({ ...say('🧿'), logprobs: [{ token: '🧿', logprob: 0 }] })
     expect([counter.count, counter.doubt]).toEqual([50, 0])
+    for (let i = 0; i < 10; i++) counter.note(say('🧿'))
+    const doubt = counter.doubt
+    expect(doubt).toBeGreaterThan(9)
+    counter.note({ ...say('a'), logprobs: [{ token: 'a', logprob: 0 }] })
+    expect(counter.doubt).toBeGreaterThanOrEqual(doubt)
   })
 
   test('counts learnt survive a restart', () => {
