@@ -100,9 +100,13 @@ export const createEarlyRefusal = (
   const refuseRepeat = async (request: Request, path: string, caller: Caller): Promise<Response> => {
     const arrivedMs = steady()
     const { account } = caller
-    const bytes = await request.bytes().catch(() => undefined)
-    // Broken off: the app says so in its own way.
-    if (bytes === undefined) return app(request, {})
+    let bytes: Uint8Array
+    try {
+      bytes = await request.bytes()
+    } catch {
+      // Broken off: the app says so in its own way.
+      return app(request, {})
+    }
     const digest = sha256(bytes)
     const nowMs = steady()
     const forecast = repeats.forecastOf(caller, path, digest, nowMs)
