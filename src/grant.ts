@@ -101,11 +101,11 @@ export class Grant {
   }
 
   /**
-   * What must be granted for so many tokens more: Ollama's own count where it came with them. Else one is kept back for
-   * the end token, which Ollama counts and never shows.
+   * What must be granted for so many tokens more: Ollama's own count where it came with them; one that comes alone is of
+   * what was delivered already. Else one token is kept back for the end token, which Ollama counts and never shows.
    */
   #needed(tokens: number, doubt: number, lines?: Line[]) {
-    const reported = lines?.at(-1)?.done === true ? this.#meter.reported : undefined
+    const reported = tokens > 0 && lines?.at(-1)?.done === true ? this.#meter.reported : undefined
     return reported ?? this.#delivered + tokens + doubt + 1
   }
 

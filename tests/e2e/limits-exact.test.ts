@@ -353,6 +353,19 @@ test('where Ollama’s count comes together with the lines, it is what must fit,
   expect(await usedIn(proxy, key, 'tokens_per_minute')).toBe(2 * (PROMPT + 101))
 })
 
+test('an answer that was delivered whole ends with stop, though Ollama counted more than was granted', async () => {
+  const { ollama, proxy } = await startSession()
+  const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 1200 }))
+  ollama.otherwise(...words(400), pause(), done({ completion: 600 }))
+  const both = [1, 2].map(() => send(proxy.url, { key, json: streamed }))
+  await ollama.reached('', 2)
+  await proxy.until(() => both.every(one => one.tokens === 400))
+  ollama.resume()
+  await allOver(both)
+  expect(both.map(one => one.finishReason)).toEqual(['stop', 'stop'])
+  expect(await usedIn(proxy, key, 'tokens_per_minute')).toBe(2 * (PROMPT + 600))
+})
+
 for (const stream of [true, false]) {
   test(`a refused grant ends ${stream ? 'a stream' : 'a plain answer'} with length, stops Ollama and bills what was delivered`, async () => {
     const { ollama, proxy } = await startSession()
