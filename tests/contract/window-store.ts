@@ -9,7 +9,7 @@ const DAY = 86_400_000
 /** Not at the boundary of any minute, cell or day. */
 const START = Date.UTC(2026, 2, 14, 9, 26, 53, 589)
 
-const unlimited: Limits = {
+export const unlimited: Limits = {
   requestsPerMinute: null,
   requestsPerDay: null,
   tokensPerMinute: null,

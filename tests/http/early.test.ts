@@ -2,10 +2,10 @@ import { expect, test } from 'bun:test'
 import { connect } from 'node:net'
 import { createEarlyRefusal } from '../../src/http/early.ts'
 import { Repeats } from '../../src/http/repeats.ts'
-import type { Limits } from '../../src/limits/admission.ts'
 import { createMemoryWindows } from '../../src/limits/memory.ts'
 import { sha256 } from '../../src/runtime/secrets.ts'
 import { done, say } from '../../src/simulator/script.ts'
+import { unlimited } from '../contract/window-store.ts'
 import { limitsOf } from '../support/session.ts'
 import { hello, type Session, spend, startSession } from './support.ts'
 
@@ -223,6 +223,28 @@ test('a repeat needs what its like needs by now, when more is learnt of the mode
   expect(await needed()).toBeLessThan(before)
 })
 
+test('a repeat asks nobody: neither the app nor, for a long prompt, Ollama how long the context is', async () => {
+  const session = await startSession({ simulator: { models: [{ name: 'm', contextLength: 4096 }] } })
+  const { proxy, ollama } = session
+  const key = await refusedTokens(session, { tokens_per_day: 2000 }, 1900)
+  const json = { model: 'm', messages: [{ role: 'user', content: 'many words here. '.repeat(100) }] }
+  const asked = () => ollama.requests.filter(({ path }) => path === '/api/show').length
+  const refuse = async () =>
+    expect((await proxy.call('/v1/chat/completions', { key, json })).status).toBe(429)
+  await refuse()
+  const once = asked()
+  expect(once).toBeGreaterThan(0)
+  proxy.pass(30_000)
+  await refuse()
+  // What Ollama said is not believed any more, the repeat is.
+  proxy.pass(31_000)
+  await refuse()
+  expect(asked()).toBe(once)
+  proxy.pass(30_000)
+  await refuse()
+  expect(asked()).toBe(once + 1)
+})
+
 test('a repeat for a model nobody has heard is fitted to a small limit as in the app', async () => {
   const session = await startSession()
   const key = await refusedTokens(session, { tokens_per_minute: 50 }, 45)
@@ -288,13 +310,7 @@ test('what is wrong with a body is told though others of the same key were refus
 })
 
 test('the app does not see what is refused at the door: eight repeats a key, and only while it lacks room', async () => {
-  const limits: Limits = {
-    requestsPerMinute: null,
-    requestsPerDay: null,
-    tokensPerMinute: 10,
-    tokensPerDay: null,
-    totalTokens: null,
-  }
+  const limits = { ...unlimited, tokensPerMinute: 10 }
   const account = { userId: 'alice', userNumber: 1, limits }
   const caller = { account, keyId: 1, models: null, expiresAt: null, notedMs: 0 }
   const windows = createMemoryWindows()

@@ -1,14 +1,8 @@
 import { expect, test } from 'bun:test'
 import fc from 'fast-check'
 import { toDemand } from '../../src/limits/forecast.ts'
+import { unlimited } from '../contract/window-store.ts'
 
-const unlimited = {
-  requestsPerMinute: null,
-  requestsPerDay: null,
-  tokensPerMinute: null,
-  tokensPerDay: null,
-  totalTokens: null,
-}
 const size = fc.option(fc.nat({ max: 200 }), { nil: null })
 const forecast = fc
   .tuple(fc.integer({ min: 1, max: 150 }), fc.nat({ max: 150 }), fc.nat({ max: 600 }))
