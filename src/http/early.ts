@@ -49,12 +49,43 @@ const meteredPathOf = (url: string): string | undefined => {
  */
 const atMost = (bytes: number): Demand => ({ prompt: 65_536 + 64 * bytes, usual: 1_048_576 })
 
-/** The answer carries a copy of these, and a header set on it is cheaper than one in an object. */
-const sameForAll = new Headers({
-  'content-type': 'application/json',
-  'openai-version': '2020-10-01',
-  'openai-processing-ms': '0',
-})
+/**
+ * The headers of one refusal after another. From one to the next few differ, and setting one costs more than copying
+ * all: only what changed is set anew, and each answer takes a copy.
+ */
+class RefusalHeaders {
+  readonly #headers = new Headers()
+  readonly #names: string[] = []
+  readonly #values: string[] = []
+  #count = 0
+
+  /** The next refusal's headers follow, each name once and always in the same order. */
+  begin() {
+    this.#count = 0
+  }
+
+  add(name: string, value: string) {
+    const place = this.#count++
+    if (this.#names[place] !== name) this.#dropFrom(place)
+    if (this.#values[place] === value) return
+    this.#headers.set(name, value)
+    this.#names[place] = name
+    this.#values[place] = value
+  }
+
+  /** To be copied before the next `begin`. */
+  end(): Headers {
+    this.#dropFrom(this.#count)
+    return this.#headers
+  }
+
+  #dropFrom(place: number) {
+    for (let later = place; later < this.#names.length; later++)
+      this.#headers.delete(this.#names[later] as string)
+    this.#names.length = Math.min(this.#names.length, place)
+    this.#values.length = this.#names.length
+  }
+}
 
 /** Longer bodies cost more to read than an answer does, so that little is saved. */
 const REPEAT_BYTES_MAX = 64 * 1024
@@ -68,24 +99,32 @@ export const createEarlyRefusal = (
 ): ((request: Request) => Answer | undefined) => {
   const { principals, windows, repeats, tally, ids, steady, sha256 } = deps
 
-  const refuse = ({ kind, message, headers: own }: Fault): Response => {
+  const headers = new RefusalHeaders()
+  const addHeader = (name: string, value: string) => headers.add(name, value)
+
+  const refuse = ({ kind, message, headers: own }: Fault, tookMs = 0, addMore?: () => void): Response => {
     const status = statusOf(kind)
     const body = toErrorBody(kind, message)
     tally.count({ status, body })
-    const response = new Response(JSON.stringify(body), { status, headers: sameForAll })
-    const { headers } = response
-    headers.set('x-request-id', toRequestId(ids.next()))
-    for (const name in own) headers.set(name, own[name] as string)
-    return response
+    headers.begin()
+    headers.add('content-type', 'application/json')
+    headers.add('openai-version', '2020-10-01')
+    headers.add('openai-processing-ms', String(tookMs))
+    headers.add('x-request-id', toRequestId(ids.next()))
+    for (const name in own) headers.add(name, own[name] as string)
+    addMore?.()
+    return new Response(JSON.stringify(body), { status, headers: headers.end() })
   }
 
-  const refuseByLimit = (refusal: Refusal, { userNumber, limits }: Account, nowMs: number): Response => {
-    const response = refuse(toLimitFault(refusal))
-    writeLimitHeaders(windows.view(userNumber, limits, 0, nowMs), nowMs, (name, value) =>
-      response.headers.set(name, value),
+  const refuseByLimit = (
+    refusal: Refusal,
+    { userNumber, limits }: Account,
+    nowMs: number,
+    arrivedMs = nowMs,
+  ): Response =>
+    refuse(toLimitFault(refusal), Math.round(nowMs - arrivedMs), () =>
+      writeLimitHeaders(windows.view(userNumber, limits, 0, nowMs), nowMs, addHeader),
     )
-    return response
-  }
 
   const refuseByRequests = (account: Account, bytes: number): Response | undefined => {
     const { userNumber, limits } = account
@@ -113,10 +152,7 @@ export const createEarlyRefusal = (
     const { userNumber, limits } = account
     const refusal = forecast && windows.refusal(userNumber, limits, toDemand(forecast, limits), nowMs)
     if (refusal === undefined || deps.isDraining()) return app(request, { earlyBody: { bytes, digest } })
-    const response = refuseByLimit(refusal, account, nowMs)
-    const tookMs = Math.round(nowMs - arrivedMs)
-    if (tookMs > 0) response.headers.set('openai-processing-ms', String(tookMs))
-    return response
+    return refuseByLimit(refusal, account, nowMs, arrivedMs)
   }
 
   return request => {
