@@ -37,9 +37,9 @@ import { createTally } from './tally.ts'
 import type { Ticker } from './ticker.ts'
 import { createUpstream, type UpstreamDeps } from './upstream/ollama.ts'
 import { createQueue } from './upstream/queue.ts'
-import { completionRequest } from './wire/completions.ts'
-import { embeddingRequest } from './wire/embeddings.ts'
-import { chatRequest } from './wire/openai.ts'
+import { parseCompletionRequest } from './wire/completions.ts'
+import { parseEmbeddingRequest } from './wire/embeddings.ts'
+import { parseChatRequest } from './wire/openai.ts'
 
 /** All that varies with the platform or must be the same in every test: databases, clocks, chance, the network. */
 export type Deps = {
@@ -218,9 +218,9 @@ export const createApp = (deps: Deps) => {
     await next()
   }
   const body = {
-    chat: chatBody(chatRequest, config.bodyBytesMax, deps.beginLargeBody),
-    completion: jsonBody(completionRequest, config.bodyBytesMax),
-    embedding: jsonBody(embeddingRequest, config.bodyBytesMax),
+    chat: chatBody(parseChatRequest, config.bodyBytesMax, deps.beginLargeBody),
+    completion: jsonBody(parseCompletionRequest, config.bodyBytesMax),
+    embedding: jsonBody(parseEmbeddingRequest, config.bodyBytesMax),
     upload: uploadBody(images, config.bodyBytesMax),
   }
   const order = {

@@ -1,8 +1,6 @@
 /** A request's JSON body: bounded, unpacked, decoded strictly, checked. Everything wrong is an OpenAI-shaped 4xx. */
 import type { Context, MiddlewareHandler } from 'hono'
-import type { z } from 'zod'
 import { ApiError, invalid } from '../errors.ts'
-import { toInvalidRequest } from '../wire/invalid-request.ts'
 import { type AppEnv, earlyBodyOf } from './env.ts'
 import { type BeginLargeBody, LARGE_BYTES, type LargeBody, LargeChat } from './large-body.ts'
 
@@ -148,33 +146,29 @@ const requireJson = (c: Context) => {
   )
 }
 
-const checked = (schema: z.ZodType, bytes: Uint8Array): unknown => {
-  const value = parseJson(bytes)
-  const parsed = schema.safeParse(value)
-  if (!parsed.success) throw toInvalidRequest(parsed.error, value)
-  return parsed.data
-}
+/** A JSON body as its endpoint takes it. @throws ApiError 400 */
+export type ParseBody = (value: unknown) => unknown
 
 /** Reads, parses and checks a JSON body; puts it on the context as `body`. */
-export const jsonBody = (schema: z.ZodType, bytesMax: number): MiddlewareHandler<AppEnv> =>
+export const jsonBody = (parse: ParseBody, bytesMax: number): MiddlewareHandler<AppEnv> =>
   async function readJsonBody(c, next) {
     requireJson(c)
-    c.set('body', checked(schema, earlyBodyOf(c)?.bytes ?? (await readBytes(c.req.raw, bytesMax))))
+    c.set('body', parse(parseJson(earlyBodyOf(c)?.bytes ?? (await readBytes(c.req.raw, bytesMax)))))
     await next()
   }
 
 /** The same for chat, whose large bodies are translated off the event loop where the platform can: a LargeChat. */
 export const chatBody = (
-  schema: z.ZodType,
+  parse: ParseBody,
   bytesMax: number,
   begin: BeginLargeBody,
 ): MiddlewareHandler<AppEnv> => {
-  if (begin === undefined) return jsonBody(schema, bytesMax)
+  if (begin === undefined) return jsonBody(parse, bytesMax)
   return async function readChatBody(c, next) {
     requireJson(c)
     const read = earlyBodyOf(c)?.bytes ?? (await readOrHandOver(c.req.raw, bytesMax, begin))
     if (read instanceof Uint8Array) {
-      c.set('body', checked(schema, read))
+      c.set('body', parse(parseJson(read)))
       return next()
     }
     const outline = await read.end().catch(error => {
@@ -182,7 +176,7 @@ export const chatBody = (
       throw error
     })
     if (outline instanceof Uint8Array) {
-      c.set('body', checked(schema, outline))
+      c.set('body', parse(parseJson(outline)))
       return next()
     }
     c.set('body', new LargeChat(outline, read))

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { invalid } from '../errors.ts'
 import { toHeaderNames } from './chat-fields.ts'
 import { missing, wrongType, wrongValue } from './invalid-request.ts'
+import { createBodyParser } from './loose-body.ts'
 import type { OllamaGenerateRequest } from './ollama.ts'
 import { choicesMax, modelName, sharedFields } from './openai.ts'
 import { ollamaSampling, openaiSampling, readSampling } from './sampling.ts'
@@ -21,6 +22,9 @@ export const completionRequest = z.looseObject({
   logprobs: integer.min(0).max(5).nullish(),
 })
 export type CompletionRequest = z.infer<typeof completionRequest>
+
+/** As it came: null stays null, unknown fields stay. @throws ApiError 400 */
+export const parseCompletionRequest = createBodyParser(completionRequest)
 
 export type PreparedCompletion = {
   /** As the client spells it; answers echo it. */

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { ApiError } from '../errors.ts'
 import { toHeaderNames } from './chat-fields.ts'
 import { isObject, missing, wrongType, wrongValue } from './invalid-request.ts'
+import { createBodyParser } from './loose-body.ts'
 import type { OllamaEmbedRequest } from './ollama.ts'
 import { modelName } from './openai.ts'
 
@@ -22,6 +23,9 @@ export const embeddingRequest = z.looseObject({
   user: z.string().nullish(),
 })
 export type EmbeddingRequest = z.infer<typeof embeddingRequest>
+
+/** As it came: null stays null, unknown fields stay. @throws ApiError 400 */
+export const parseEmbeddingRequest = createBodyParser(embeddingRequest)
 
 const readText = (text: unknown, param: string): string => {
   if (typeof text === 'number' || Array.isArray(text))

@@ -6,7 +6,7 @@
  * once. Loose, for unknown fields are no fault; null means absent, since many SDKs write every field out.
  */
 import { z } from 'zod'
-import { toInvalidRequest } from './invalid-request.ts'
+import { createBodyParser } from './loose-body.ts'
 import type { Usage } from './writer.ts'
 
 /** As many as OpenAI takes; 10,000 messages are an accident or an attack. */
@@ -83,12 +83,8 @@ export const chatRequest = z.looseObject({
 })
 export type ChatRequest = z.infer<typeof chatRequest>
 
-/** A JSON body → a chat request, or the 400 that names its fault. Null stays null; unknown fields stay. */
-export const parseChatRequest = (body: unknown): ChatRequest => {
-  const parsed = chatRequest.safeParse(body)
-  if (!parsed.success) throw toInvalidRequest(parsed.error, body)
-  return parsed.data
-}
+/** As it came: null stays null, unknown fields stay. @throws ApiError 400 */
+export const parseChatRequest = createBodyParser(chatRequest)
 
 export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'function_call'
 

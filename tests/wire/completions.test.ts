@@ -7,16 +7,15 @@ import {
   createCompletionAnswer,
   createCompletionStream,
 } from '../../src/wire/completion-answer.ts'
-import { completionRequest, type PreparedCompletion, toOllamaGenerate } from '../../src/wire/completions.ts'
-import { toInvalidRequest } from '../../src/wire/invalid-request.ts'
+import {
+  type PreparedCompletion,
+  parseCompletionRequest,
+  toOllamaGenerate,
+} from '../../src/wire/completions.ts'
 import type { Line } from '../../src/wire/ollama.ts'
 import type { Writer } from '../../src/wire/writer.ts'
 
-const prepare = (body: unknown): PreparedCompletion => {
-  const parsed = completionRequest.safeParse(body)
-  if (!parsed.success) throw toInvalidRequest(parsed.error, body)
-  return toOllamaGenerate(parsed.data)
-}
+const prepare = (body: unknown): PreparedCompletion => toOllamaGenerate(parseCompletionRequest(body))
 const base = { model: 'm', prompt: 'Once' }
 
 const faultOf = (body: unknown) => {

@@ -3,19 +3,13 @@ import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { ApiError } from '../../src/errors.ts'
 import {
-  embeddingRequest,
   parseEmbedAnswer,
+  parseEmbeddingRequest,
   toEmbeddingList,
   toOllamaEmbed,
 } from '../../src/wire/embeddings.ts'
-import { toInvalidRequest } from '../../src/wire/invalid-request.ts'
 
-const parse = (body: unknown) => {
-  const parsed = embeddingRequest.safeParse(body)
-  if (!parsed.success) throw toInvalidRequest(parsed.error, body)
-  return parsed.data
-}
-const prepare = (body: unknown) => toOllamaEmbed(parse(body))
+const prepare = (body: unknown) => toOllamaEmbed(parseEmbeddingRequest(body))
 const faultOf = (act: () => unknown) => {
   try {
     act()
