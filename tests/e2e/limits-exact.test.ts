@@ -329,10 +329,11 @@ test('streams in parallel of text that nobody knows how many tokens it takes sta
     await ollama.reached('', 2)
     ollama.resume()
     const texts = await Promise.all(both.map(async answer => (await answer).text()))
-    expect(texts.map(text => /"finish_reason":"(\w+)"/.exec(text)?.[1]).sort()).toEqual(['length', 'stop'])
-    const used = (await usedIn(proxy, key, 'tokens_per_minute')) ?? 0
-    expect(used).toBeLessThanOrEqual(2000)
-    expect(used).toBeGreaterThanOrEqual(1400)
+    // Which of the two outgrows its grant first, or whether both do, is the network's to say.
+    const delivered = texts.reduce((tokens, text) => tokens + 3 * text.split('🧿').length - 3, 2 * PROMPT)
+    expect(delivered).toBeLessThanOrEqual(2000)
+    expect(delivered).toBeGreaterThanOrEqual(1400)
+    expect(await usedIn(proxy, key, 'tokens_per_minute')).toBeLessThanOrEqual(2000)
     proxy.pass(61_000)
   }
 })
