@@ -224,3 +224,22 @@ test('who stood in line is given what is left when its turn comes, not what was 
   expect(after?.num_predict).toBeLessThan(700)
   expect(after?.num_predict).toBeGreaterThan(600)
 })
+
+test('an embedding has no answer to reserve: beside a stream it needs room for its input alone', async () => {
+  const { ollama, proxy } = await startSession({
+    simulator: { models: ['m', { name: 'e', capabilities: ['embedding'] }] },
+  })
+  const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 1000 }))
+  ollama.next(say('ok'), pause(), done())
+  const stream = proxy.call('/v1/chat/completions', {
+    key,
+    json: { model: 'm', messages: hello, stream: true },
+  })
+  await ollama.reached()
+  expect(
+    (await proxy.call('/v1/chat/completions', { key, json: { model: 'm', messages: hello } })).status,
+  ).toBe(429)
+  expect((await proxy.call('/v1/embeddings', { key, json: { model: 'e', input: 'Hello' } })).status).toBe(200)
+  ollama.resume()
+  await (await stream).text()
+})
