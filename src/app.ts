@@ -11,8 +11,9 @@ import type { FlightOutcome } from './flight.ts'
 import { accountRoutes } from './http/account.ts'
 import { adminRoutes } from './http/admin.ts'
 import { authenticate, requireAdmin } from './http/auth.ts'
-import { chatBody, jsonBody } from './http/body.ts'
+import { chatBody, jsonBody, parseJson } from './http/body.ts'
 import { toChatOrder, uploadBody } from './http/chat.ts'
+import { complete } from './http/complete.ts'
 import { toCompletionOrder } from './http/completions.ts'
 import { createEarlyRefusal } from './http/early.ts'
 import { toEmbeddingOrder } from './http/embeddings.ts'
@@ -20,15 +21,14 @@ import type { AppEnv } from './http/env.ts'
 import { createImageLoader, type ImageDeps } from './http/images.ts'
 import type { BeginLargeBody } from './http/large-body.ts'
 import { limit } from './http/limit.ts'
-import { complete, prepare } from './http/metered.ts'
+import { createForesight, prepare } from './http/prepare.ts'
 import { publicRoutes } from './http/public.ts'
-import { Repeats } from './http/repeats.ts'
 import { toRequestId } from './ids.ts'
 import type { WindowStore } from './limits/admission.ts'
 import type { Learnt } from './limits/learnt.ts'
 import type { Log } from './log.ts'
 import { createModels } from './models.ts'
-import { createPrincipals } from './principals.ts'
+import { type Caller, createPrincipals } from './principals.ts'
 import { createRelay } from './relay.ts'
 import type { Ledger } from './store/ledger.ts'
 import type { Reports } from './store/reports.ts'
@@ -37,9 +37,9 @@ import { createTally } from './tally.ts'
 import type { Ticker } from './ticker.ts'
 import { createUpstream, type UpstreamDeps } from './upstream/ollama.ts'
 import { createQueue } from './upstream/queue.ts'
+import { readChat } from './wire/chat-request.ts'
 import { parseCompletionRequest } from './wire/completions.ts'
 import { parseEmbeddingRequest } from './wire/embeddings.ts'
-import { parseChatRequest } from './wire/openai.ts'
 
 /** All that varies with the platform or must be the same in every test: databases, clocks, chance, the network. */
 export type Deps = {
@@ -60,7 +60,7 @@ export type Deps = {
   newSecret: () => string
   newToolCallId: () => string
   /** SHA-256 as hex. */
-  sha256: (data: string | Uint8Array) => string
+  sha256: (text: string) => string
   fetch: UpstreamDeps['fetch']
   fetchImage: ImageDeps['fetchImage']
   sniffImageType: ImageDeps['sniffImageType']
@@ -128,7 +128,7 @@ export const createApp = (deps: Deps) => {
     queueMax: config.queueMax,
     now: steady,
   })
-  const repeats = new Repeats()
+  const refusedLately = new WeakSet<Caller>()
   const tally = createTally({ ticker: deps.ticker, steady, log })
   const relay = createRelay({
     ...deps,
@@ -147,15 +147,7 @@ export const createApp = (deps: Deps) => {
     imageBytesMax: config.imageBytesMax,
     bodyBytesMax: config.bodyBytesMax,
   })
-  const metered = {
-    learnt: deps.learnt,
-    models,
-    upstream,
-    relay,
-    images,
-    refuseTruncation: config.refuseTruncation,
-    previewChars: config.promptPreviewChars,
-  }
+  const preparing = { learnt: deps.learnt, models, upstream, refuseTruncation: config.refuseTruncation }
   let draining = false
 
   const app = new Hono<AppEnv>({ strict: false })
@@ -208,7 +200,7 @@ export const createApp = (deps: Deps) => {
   const limited = limit({
     windows,
     store,
-    repeats,
+    refusedLately,
     steady,
     modelId: models.numberOf,
     priceOf: models.priceOf,
@@ -218,17 +210,18 @@ export const createApp = (deps: Deps) => {
     await next()
   }
   const body = {
-    chat: chatBody(parseChatRequest, config.bodyBytesMax, deps.beginLargeBody),
+    chat: chatBody(readChat, config.bodyBytesMax, deps.beginLargeBody),
     completion: jsonBody(parseCompletionRequest, config.bodyBytesMax),
     embedding: jsonBody(parseEmbeddingRequest, config.bodyBytesMax),
     upload: uploadBody(images, config.bodyBytesMax),
   }
+  const orderChat = toChatOrder(deps.newToolCallId)
   const order = {
-    chat: prepare(metered, toChatOrder(deps.newToolCallId)),
-    completion: prepare(metered, toCompletionOrder),
-    embedding: prepare(metered, toEmbeddingOrder),
+    chat: prepare(preparing, orderChat),
+    completion: prepare(preparing, toCompletionOrder),
+    embedding: prepare(preparing, toEmbeddingOrder),
   }
-  const answer = complete(metered)
+  const answer = complete({ relay, images, previewChars: config.promptPreviewChars })
 
   app.route('/', publicRoutes({ ...deps, upstream }))
 
@@ -268,8 +261,21 @@ export const createApp = (deps: Deps) => {
   }
 
   const plainly = (request: Request, bindings: AppEnv['Bindings']) => app.fetch(request, bindings)
+  const foresee = createForesight(preparing, {
+    '/v1/chat/completions': bytes => orderChat(readChat(parseJson(bytes))),
+    '/v1/completions': bytes => toCompletionOrder(parseCompletionRequest(parseJson(bytes))),
+    '/v1/embeddings': bytes => toEmbeddingOrder(parseEmbeddingRequest(parseJson(bytes))),
+  })
   const refuseEarly = createEarlyRefusal(
-    { ...deps, principals, repeats, tally, isDraining: () => draining, corsOrigins: config.corsOrigins },
+    {
+      ...deps,
+      principals,
+      refusedLately,
+      foresee,
+      tally,
+      isDraining: () => draining,
+      corsOrigins: config.corsOrigins,
+    },
     plainly,
   )
 

@@ -1,27 +1,53 @@
 /** `POST /v1/chat/completions`, and its upload form. */
 import type { MiddlewareHandler } from 'hono'
 import { ApiError, invalid } from '../errors.ts'
+import type { ModelFacts } from '../upstream/ollama.ts'
 import { createChatAnswer, createChatStream } from '../wire/chat-answer.ts'
 import { type PreparedChat, toFitModel, toOllamaChat } from '../wire/chat-request.ts'
-import { type ChatRequest, parseChatRequest } from '../wire/openai.ts'
+import type { OllamaChatRequest } from '../wire/ollama.ts'
+import { parseChatRequest } from '../wire/openai.ts'
+import type { Writer } from '../wire/writer.ts'
 import { parseJson, readBytes } from './body.ts'
 import type { AppEnv } from './env.ts'
-import type { ImageLoader } from './images.ts'
+import type { ImageLoader, RequestImages } from './images.ts'
 import { LargeChat } from './large-body.ts'
-import { type Order, toChoices } from './metered.ts'
+import { type AnswerIdentity, type Order, toChoices } from './order.ts'
 
-const orderOf = (prepared: PreparedChat, newToolCallId: () => string, large?: LargeChat): Order => ({
-  kind: 'chat',
-  path: '/api/chat',
-  model: prepared.model,
-  requests: toChoices(prepared.request, prepared.choices),
-  maxTokens: prepared.maxTokens,
-  stream: prepared.stream,
-  ignored: prepared.ignored,
-  images: { refs: prepared.images, inline: prepared.inlineImages },
-  needs: prepared.uses.tools || prepared.uses.images || prepared.thinkField !== null,
-  fit: facts => orderOf(toFitModel(prepared, facts), newToolCallId, large),
-  createWriter(identity) {
+/** A class, not closures: it is made for each request, also for those that are refused. */
+class ChatOrder implements Order {
+  readonly kind = 'chat'
+  readonly path = '/api/chat'
+  readonly model: string
+  readonly requests: OllamaChatRequest[]
+  readonly maxTokens: number | null
+  readonly stream: boolean
+  readonly ignored: readonly string[]
+  readonly images: RequestImages
+  readonly needs: boolean
+  readonly large: LargeChat | undefined
+  readonly #prepared: PreparedChat
+  readonly #newToolCallId: () => string
+
+  constructor(prepared: PreparedChat, newToolCallId: () => string, large?: LargeChat) {
+    const { uses } = prepared
+    this.model = prepared.model
+    this.requests = toChoices(prepared.request, prepared.choices)
+    this.maxTokens = prepared.maxTokens
+    this.stream = prepared.stream
+    this.ignored = prepared.ignored
+    this.images = { refs: prepared.images, inline: prepared.inlineImages }
+    this.needs = uses.tools || uses.images || prepared.thinkField !== null
+    this.large = large
+    this.#prepared = prepared
+    this.#newToolCallId = newToolCallId
+  }
+
+  fit(facts: ModelFacts): ChatOrder {
+    return new ChatOrder(toFitModel(this.#prepared, facts), this.#newToolCallId, this.large)
+  }
+
+  createWriter(identity: AnswerIdentity): Writer {
+    const prepared = this.#prepared
     const head = {
       ...identity,
       choices: prepared.choices,
@@ -31,22 +57,22 @@ const orderOf = (prepared: PreparedChat, newToolCallId: () => string, large?: La
       firstToolCallOnly: prepared.firstToolCallOnly,
       customTools: prepared.customTools,
       serviceTier: prepared.serviceTier,
-      newToolCallId,
+      newToolCallId: this.#newToolCallId,
     }
     return prepared.stream ? createChatStream(head) : createChatAnswer(head)
-  },
-  lastPrompt:
-    large?.outline.lastPrompt ??
-    prepared.request.messages.findLast(message => message.role === 'user')?.content ??
-    '',
-  ...(large === undefined ? {} : { large }),
-})
+  }
 
-/** A checked chat body as an Order. @throws ApiError 400 */
+  get lastPrompt(): string {
+    if (this.large !== undefined) return this.large.outline.lastPrompt
+    return this.#prepared.request.messages.findLast(({ role }) => role === 'user')?.content ?? ''
+  }
+}
+
+/** A chat body that was read, here or elsewhere, as an Order. */
 export const toChatOrder = (newToolCallId: () => string) => (body: unknown) =>
   body instanceof LargeChat
-    ? orderOf(body.outline.prepared, newToolCallId, body)
-    : orderOf(toOllamaChat(body as ChatRequest), newToolCallId)
+    ? new ChatOrder(body.outline.prepared, newToolCallId, body)
+    : new ChatOrder(body as PreparedChat, newToolCallId)
 
 // ---- upload
 
@@ -157,6 +183,9 @@ export const uploadBody = (images: ImageLoader, bytesMax: number): MiddlewareHan
     const body = parseChatRequest(
       Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)),
     )
-    c.set('body', urls.length > 0 ? { ...body, messages: withImages(body.messages, urls) } : body)
+    c.set(
+      'body',
+      toOllamaChat(urls.length > 0 ? { ...body, messages: withImages(body.messages, urls) } : body),
+    )
     await next()
   }

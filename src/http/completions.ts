@@ -3,7 +3,7 @@ import { invalid } from '../errors.ts'
 import type { ModelFacts } from '../upstream/ollama.ts'
 import { createCompletionAnswer, createCompletionStream } from '../wire/completion-answer.ts'
 import { type CompletionRequest, toOllamaGenerate } from '../wire/completions.ts'
-import { type Order, toChoices } from './metered.ts'
+import { type Order, toChoices } from './order.ts'
 
 const requireInsert = ({ capabilities }: ModelFacts) => {
   if (capabilities === undefined || capabilities.includes('insert')) return

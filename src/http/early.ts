@@ -1,11 +1,10 @@
 /**
- * Refusals that need no more than a look at the door: a key that acts for nobody, a request limit that is full, and a
- * request that a token limit refused, sent again with the same bytes. Who hammers at a closed door is answered
- * there, before the app.
+ * Refusals at the door: a key that acts for nobody, a request limit that is full, and a token limit that refused the
+ * same key a moment ago. Who hammers at a closed door is answered there, before the app.
  *
  * The plain version is the app's own chain of `authenticate`, `prepare` and `limit`: the answers are made by the same
  * functions, a test holds both equal, and whatever is not plain to see is left to the app. Measured against it, a
- * refusal costs a fourth of the CPU (docs/performance.md).
+ * refusal costs a fourth of the CPU, or half where its body was not refused before (docs/performance.md).
  */
 import { type Fault, statusOf, toErrorBody } from '../errors.ts'
 import { toRequestId } from '../ids.ts'
@@ -17,19 +16,19 @@ import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
 import { isJsonType } from './body.ts'
 import type { AppEnv } from './env.ts'
 import { isOfTokens, toLimitFault, writeLimitHeaders } from './limit.ts'
-import type { Repeats } from './repeats.ts'
+import { type createForesight, TRUNCATED_HEADER } from './prepare.ts'
 
 export type EarlyDeps = {
   principals: Pick<Principals, 'recall'>
   windows: WindowStore
-  repeats: Repeats
+  /** Who was refused by a token limit and has not had room since: it pays to look at their bodies. */
+  refusedLately: WeakSet<Caller>
   tally: ReturnType<typeof createTally>
   ids: { next: () => number }
   steady: () => number
   /** The server is stopping: only the app answers. */
   isDraining: () => boolean
-  /** SHA-256 as hex. */
-  sha256: (data: Uint8Array) => string
+  foresee: ReturnType<typeof createForesight>
   /** With these, answers carry headers that are the app's to make. */
   corsOrigins: readonly string[]
 }
@@ -87,8 +86,8 @@ class RefusalHeaders {
   }
 }
 
-/** Longer bodies cost more to read than an answer does, so that little is saved. */
-const REPEAT_BYTES_MAX = 64 * 1024
+/** Longer bodies cost more to read than the app's part of the answer, so that little is saved. */
+const READ_BYTES_MAX = 64 * 1024
 
 type Answer = Response | Promise<Response>
 
@@ -97,7 +96,7 @@ export const createEarlyRefusal = (
   deps: EarlyDeps,
   app: (request: Request, bindings: AppEnv['Bindings']) => Answer,
 ): ((request: Request) => Answer | undefined) => {
-  const { principals, windows, repeats, tally, ids, steady, sha256 } = deps
+  const { principals, windows, refusedLately, foresee, tally, ids, steady } = deps
 
   const headers = new RefusalHeaders()
   const addHeader = (name: string, value: string) => headers.add(name, value)
@@ -135,8 +134,7 @@ export const createEarlyRefusal = (
     return refuseByLimit(refusal, account, nowMs)
   }
 
-  /** Bytes that are not the same again are left to the app, which need not read them anew. */
-  const refuseRepeat = async (request: Request, path: string, caller: Caller): Promise<Response> => {
+  const refuseByTokens = async (request: Request, path: string, caller: Caller): Promise<Response> => {
     const arrivedMs = steady()
     const { account } = caller
     let bytes: Uint8Array
@@ -146,13 +144,16 @@ export const createEarlyRefusal = (
       // Broken off: the app says so in its own way.
       return app(request, {})
     }
-    const digest = sha256(bytes)
+    const foresight = foresee(caller, path, bytes)
+    const foreseen = foresight instanceof Promise ? await foresight : foresight
     const nowMs = steady()
-    const forecast = repeats.forecastOf(caller, path, digest, nowMs)
     const { userNumber, limits } = account
-    const refusal = forecast && windows.refusal(userNumber, limits, toDemand(forecast, limits), nowMs)
-    if (refusal === undefined || deps.isDraining()) return app(request, { earlyBody: { bytes, digest } })
-    return refuseByLimit(refusal, account, nowMs, arrivedMs)
+    const refusal =
+      foreseen && windows.refusal(userNumber, limits, toDemand(foreseen.forecast, limits), nowMs)
+    if (refusal === undefined || deps.isDraining()) return app(request, { earlyBody: bytes })
+    const response = refuseByLimit(refusal, account, nowMs, arrivedMs)
+    if (foreseen?.isTruncated === true) response.headers.set(...TRUNCATED_HEADER)
+    return response
   }
 
   return request => {
@@ -170,8 +171,8 @@ export const createEarlyRefusal = (
     if (length === null || headers.get('content-encoding') !== null) return undefined
     const bytes = Number(length)
     const refused = refuseByRequests(caller.account, bytes)
-    if (refused !== undefined || !repeats.expects(caller)) return refused
-    const isReadable = bytes > 0 && bytes <= REPEAT_BYTES_MAX && isJsonType(headers.get('content-type'))
-    return isReadable ? refuseRepeat(request, path, caller) : undefined
+    if (refused !== undefined || !refusedLately.has(caller)) return refused
+    const isReadable = bytes > 0 && bytes <= READ_BYTES_MAX && isJsonType(headers.get('content-type'))
+    return isReadable ? refuseByTokens(request, path, caller) : undefined
   }
 }

@@ -7,7 +7,7 @@ import {
   toOllamaEmbed,
 } from '../wire/embeddings.ts'
 import type { Writer } from '../wire/writer.ts'
-import type { AnswerIdentity, Order } from './metered.ts'
+import type { AnswerIdentity, Order } from './order.ts'
 
 /** Ollama answers with one object; it is kept until the row is closed. */
 const createEmbeddingAnswer = (

@@ -2,19 +2,16 @@
 import type { Ticket } from '../flight.ts'
 import type { Forecast } from '../limits/forecast.ts'
 import type { Caller } from '../principals.ts'
-import type { EarlyBody, Repeat } from './repeats.ts'
 
 export type Ask = {
   forecast: Forecast
   model: string
-  /** How to tell the same request again; undefined where it takes more than its body to say what it needs. */
-  repeat?: Repeat
 }
 
 export type AppEnv = {
   Bindings: {
-    /** Read at the door already; undefined where the app reads it itself. */
-    earlyBody?: EarlyBody
+    /** The body, where the door has read it already. */
+    earlyBody?: Uint8Array
   }
   Variables: {
     /** Time-ordered; x-request-id, the completion's id and the ledger row are made from it. */
@@ -32,6 +29,6 @@ export type AppEnv = {
   }
 }
 
-/** What was read of the body before the app saw the request; Hono knows no bindings where it was given none. */
-export const earlyBodyOf = ({ env }: { env: AppEnv['Bindings'] | undefined }): EarlyBody | undefined =>
+/** The body that was read before the app saw the request; Hono knows no bindings where it was given none. */
+export const earlyBodyOf = ({ env }: { env: AppEnv['Bindings'] | undefined }): Uint8Array | undefined =>
   env?.earlyBody

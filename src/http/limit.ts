@@ -3,10 +3,10 @@ import type { MiddlewareHandler } from 'hono'
 import { ApiError, type Fault } from '../errors.ts'
 import type { LimitName, LimitState, Refusal, WindowStore } from '../limits/admission.ts'
 import { toDemand } from '../limits/forecast.ts'
+import type { Caller } from '../principals.ts'
 import type { TokenPrice } from '../store/ledger.ts'
 import type { Store } from '../store/store.ts'
 import { type AppEnv, earlyBodyOf } from './env.ts'
-import type { Repeats } from './repeats.ts'
 
 /** The OpenAI SDKs ignore or sleep through longer waits, so beyond it they are told not to retry (openai-api.md §3.5). */
 const RETRY_WITHIN_MS = 61_000
@@ -114,7 +114,8 @@ const settledTotal = async (windows: WindowStore, store: Store, user: number): P
 export type LimitDeps = {
   windows: WindowStore
   store: Store
-  repeats: Repeats
+  /** Callers whose next request the door looks at; see early.ts. */
+  refusedLately: WeakSet<Caller>
   steady: () => number
   modelId: (model: string) => Promise<number>
   priceOf: (model: string) => TokenPrice
@@ -127,7 +128,7 @@ export type LimitDeps = {
 export const limit = ({
   windows,
   store,
-  repeats,
+  refusedLately,
   steady,
   modelId,
   priceOf,
@@ -135,7 +136,7 @@ export const limit = ({
   async function admit(c, next) {
     const caller = c.get('caller')
     const { account, keyId } = caller
-    const { forecast, model, repeat } = c.get('ask')
+    const { forecast, model } = c.get('ask')
     const user = account.userNumber
     const total = await settledTotal(windows, store, user)
     const at = steady()
@@ -144,11 +145,11 @@ export const limit = ({
     const state = windows.view(user, account.limits, total, at)
     writeLimitHeaders(state, at, (name, value) => c.header(name, value))
     if (!decision.admitted) {
-      if (isOfTokens(decision)) repeats.refused(caller, repeat, at)
+      if (isOfTokens(decision)) refusedLately.add(caller)
       const { kind, message, headers } = toLimitFault(decision)
       throw new ApiError(kind, message, { headers })
     }
-    if (earlyBodyOf(c) !== undefined) repeats.admitted(caller)
+    if (earlyBodyOf(c) !== undefined) refusedLately.delete(caller)
     const { hold } = decision
     let taken = false
     try {

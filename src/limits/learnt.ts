@@ -40,8 +40,6 @@ export type ModelLearnt = {
 export type Learnt = {
   /** Of a canonical model name. Ask again for each request: the least recently asked are forgotten. */
   of(model: string): ModelLearnt
-  /** How much was learnt, of any model: while it stays the same, so does every estimate. */
-  readonly observations: number
   /** Hands over what was learnt since, of every model; for the shutdown. */
   flush(): void
 }
@@ -105,7 +103,6 @@ export const createLearnt = (
 ): Learnt => {
   /** Texts of models not asked for, or forgotten since: a string is a fraction of what it turns into. */
   const texts = new Map<string, string>()
-  let observations = 0
   /** In the order of last use. */
   const models = new Map<string, Model>()
 
@@ -143,7 +140,6 @@ export const createLearnt = (
     }
     forgetOldest()
     const model: Model = createModel(texts.get(name), () => {
-      observations++
       if (model.unsaved >= OBSERVATIONS_PER_SAVE) save(name, model)
     })
     texts.delete(name)
@@ -157,9 +153,6 @@ export const createLearnt = (
       // Nothing is kept of a name until it has answered: names are the clients' to invent.
       const unlearnt = createModel(undefined, () => {})
       return { ...unlearnt, learn: observation => keep(name).learn(observation) }
-    },
-    get observations() {
-      return observations
     },
     flush() {
       for (const [name, model] of models) save(name, model)

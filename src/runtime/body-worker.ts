@@ -4,8 +4,7 @@ import { ApiError, tooDeep } from '../errors.ts'
 import { joined, parseJson } from '../http/body.ts'
 import type { ChatOutline } from '../http/large-body.ts'
 import { measurePrompt } from '../limits/estimate.ts'
-import { toOllamaChat } from '../wire/chat-request.ts'
-import { parseChatRequest } from '../wire/openai.ts'
+import { readChat } from '../wire/chat-request.ts'
 import { giveWay } from './give-way.ts'
 import type { Reply, Wish } from './large-bodies.ts'
 
@@ -19,7 +18,7 @@ const translated = new Map<number, Uint8Array>()
 const encoder = new TextEncoder()
 
 const translate = (bytes: Uint8Array): { outline: ChatOutline; messages: Uint8Array } | undefined => {
-  const prepared = toOllamaChat(parseChatRequest(parseJson(bytes)))
+  const prepared = readChat(parseJson(bytes))
   if (prepared.images.length > 0) return undefined
   const { request } = prepared
   const lastPrompt = request.messages.findLast(message => message.role === 'user')?.content ?? ''

@@ -1,9 +1,9 @@
 import { expect, test } from 'bun:test'
 import { connect } from 'node:net'
 import { createEarlyRefusal } from '../../src/http/early.ts'
-import { Repeats } from '../../src/http/repeats.ts'
+import type { Foreseen } from '../../src/http/prepare.ts'
 import { createMemoryWindows } from '../../src/limits/memory.ts'
-import { sha256 } from '../../src/runtime/secrets.ts'
+import type { Caller } from '../../src/principals.ts'
 import { done, say } from '../../src/simulator/script.ts'
 import { unlimited } from '../contract/window-store.ts'
 import { limitsOf } from '../support/session.ts'
@@ -21,9 +21,10 @@ const ask = async (
   path: string,
   authorization: string | undefined,
   headers: Record<string, string> = {},
+  json: unknown = bodies[path],
 ) => {
   const own = authorization === undefined ? {} : { authorization }
-  const answer = await proxy.call(path, { json: bodies[path], headers: { ...own, ...headers } })
+  const answer = await proxy.call(path, { json, headers: { ...own, ...headers } })
   const {
     date: _,
     'x-client-request-id': __,
@@ -37,9 +38,9 @@ const ask = async (
 /** A request that brings an id of its own is left to the app: the plain version of the same refusal. */
 const plainly = { 'x-request-id': 'a-client-of-its-own' }
 
-const both = async (session: Session, path: string, authorization: string | undefined) => {
-  const early = await ask(session, path, authorization)
-  expect(await ask(session, path, authorization, plainly)).toEqual(early)
+const both = async (session: Session, path: string, authorization: string | undefined, json?: unknown) => {
+  const early = await ask(session, path, authorization, {}, json)
+  expect(await ask(session, path, authorization, plainly, json)).toEqual(early)
   return early
 }
 
@@ -192,7 +193,7 @@ for (const name of ['tokens_per_minute', 'tokens_per_day', 'total_token_limit'])
   })
 }
 
-test('a repeat is admitted at the instant it was told, not a millisecond before, and reaches Ollama whole', async () => {
+test('a refused request is admitted at the instant it was told, not a millisecond before, and reaches Ollama whole', async () => {
   const session = await startSession()
   const { proxy, ollama } = session
   const key = await refusedTokens(session, { tokens_per_minute: 70 })
@@ -208,7 +209,7 @@ test('a repeat is admitted at the instant it was told, not a millisecond before,
   for (let time = 0; time < 3; time++) await both(session, '/v1/chat/completions', `Bearer ${key}`)
 })
 
-test('a repeat needs what its like needs by now, when more is learnt of the model', async () => {
+test('a request needs at the door what is learnt of its model by now', async () => {
   const session = await startSession()
   const { proxy } = session
   const key = await refusedTokens(session, { tokens_per_minute: 70 })
@@ -223,29 +224,71 @@ test('a repeat needs what its like needs by now, when more is learnt of the mode
   expect(await needed()).toBeLessThan(before)
 })
 
-test('a repeat asks nobody: neither the app nor, for a long prompt, Ollama how long the context is', async () => {
+test('Ollama is asked how long a context is no more often at the door than in the app', async () => {
   const session = await startSession({ simulator: { models: [{ name: 'm', contextLength: 4096 }] } })
   const { proxy, ollama } = session
   const key = await refusedTokens(session, { tokens_per_day: 2000 }, 1900)
   const json = { model: 'm', messages: [{ role: 'user', content: 'many words here. '.repeat(100) }] }
   const asked = () => ollama.requests.filter(({ path }) => path === '/api/show').length
-  const refuse = async () =>
-    expect((await proxy.call('/v1/chat/completions', { key, json })).status).toBe(429)
-  await refuse()
-  const once = asked()
-  expect(once).toBeGreaterThan(0)
-  proxy.pass(30_000)
-  await refuse()
-  // What Ollama said is not believed any more, the repeat is.
-  proxy.pass(31_000)
-  await refuse()
-  expect(asked()).toBe(once)
-  proxy.pass(30_000)
-  await refuse()
-  expect(asked()).toBe(once + 1)
+  const refuse = async () => expect((await both(session, path, `Bearer ${key}`, json)).status).toBe(429)
+  const path = '/v1/chat/completions'
+  for (let time = 0; time < 3; time++) await refuse()
+  expect(asked()).toBe(1)
+  proxy.pass(61_000)
+  for (let time = 0; time < 3; time++) await refuse()
+  expect(asked()).toBe(2)
 })
 
-test('a repeat for a model nobody has heard is fitted to a small limit as in the app', async () => {
+test('a prompt that will be cut is told so at the door too, and the next refusal is not', async () => {
+  const session = await startSession({ simulator: { models: [{ name: 'm', contextLength: 1024 }] } })
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const path = '/v1/chat/completions'
+  const json = { model: 'm', messages: [{ role: 'user', content: 'many words here. '.repeat(1200) }] }
+  for (let time = 0; time < 3; time++) {
+    const cut = await both(session, path, `Bearer ${key}`, json)
+    expect(cut.headers).toMatchObject({ 'x-prompt-truncated': 'estimated', 'x-should-retry': 'false' })
+    const whole = await both(session, path, `Bearer ${key}`)
+    expect(whole.headers['x-prompt-truncated']).toBeUndefined()
+  }
+})
+
+test('whatever is in a body, a key without room hears the same of it at the door as in the app', async () => {
+  const session = await startSession({ simulator: { models: [{ name: 'm', capabilities: ['completion'] }] } })
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const text = (content: unknown) => [{ role: 'user', content }]
+  const tool = { type: 'function', function: { name: 'f', parameters: { type: 'object' } } }
+  const image = { type: 'image_url', image_url: { url: 'data:image/png;base64,iVBORw0KGgo=' } }
+  const odd: Record<string, [status: number, json: unknown][]> = {
+    '/v1/chat/completions': [
+      [429, { model: 'm', messages: text('你好，世界。'.repeat(40)), n: 3, max_tokens: 9 }],
+      [429, { model: 'm', messages: text([{ type: 'text', text: 'Hello' }]), max_completion_tokens: 0 }],
+      [429, { model: 'never heard', messages: hello, stream: true }],
+      [429, { model: 'M:latest', messages: hello, temperature: 0, unknown: 1 }],
+      [400, { model: 'm', messages: hello, tools: [tool] }],
+      [400, { model: 'm', messages: text([image]) }],
+      [400, { model: 'm', messages: hello, temperature: 3 }],
+      [400, { model: 'm', messages: [] }],
+      [400, []],
+      [403, { model: 'm:cloud', messages: hello }],
+    ],
+    '/v1/completions': [
+      [429, { model: 'm', prompt: ['a', 'b'], n: 2 }],
+      [400, { model: 'm', prompt: 'a', suffix: 'b' }],
+    ],
+    '/v1/embeddings': [
+      [429, { model: 'm', input: ['a', 'b'] }],
+      [400, { model: 'm', input: [''], dimensions: -1 }],
+    ],
+  }
+  for (const [path, requests] of Object.entries(odd)) {
+    for (const [status, json] of requests) {
+      for (let time = 0; time < 2; time++)
+        expect((await both(session, path, `Bearer ${key}`, json)).status).toBe(status)
+    }
+  }
+})
+
+test('a request for a model nobody has heard is fitted to a small limit as in the app', async () => {
   const session = await startSession()
   const key = await refusedTokens(session, { tokens_per_minute: 50 }, 45)
   const send = async (headers: Record<string, string> = {}) => {
@@ -257,7 +300,7 @@ test('a repeat for a model nobody has heard is fitted to a small limit as in the
   for (let time = 0; time < 3; time++) expect(await send()).toBe(await send(plainly))
 })
 
-test('only the very same request is a repeat: not other bytes, nor the same for another endpoint', async () => {
+test('each request is told its own need: by its bytes and by its endpoint', async () => {
   const session = await startSession()
   const { proxy } = session
   const key = await refusedTokens(session, { tokens_per_minute: 100 })
@@ -309,74 +352,78 @@ test('what is wrong with a body is told though others of the same key were refus
   expect((await proxy.call(path, { method: 'POST', key, body: gzip, headers: packed })).status).toBe(429)
 })
 
-test('the app does not see what is refused at the door: eight repeats a key, and only while it lacks room', async () => {
+test('the app does not see what a token limit refuses at the door, as long as the key lacks room', async () => {
   const limits = { ...unlimited, tokensPerMinute: 10 }
   const account = { userId: 'alice', userNumber: 1, limits }
   const caller = { account, keyId: 1, models: null, expiresAt: null, notedMs: 0 }
   const windows = createMemoryWindows()
-  windows.admit(1, account.limits, { prompt: 4, usual: 6 }, 0, 0)
-  const repeats = new Repeats()
+  windows.admit(1, account.limits, { prompt: 4, usual: 1 }, 0, 0)
+  const refusedLately = new WeakSet<Caller>()
   let seen: string[] = []
-  let nowMs = 1000
   let isDraining = false
+  const textOf = (bytes: Uint8Array | undefined) => new TextDecoder().decode(bytes)
   const refuse = createEarlyRefusal(
     {
       principals: { recall: () => caller },
       windows,
-      repeats,
+      refusedLately,
+      // A body that is a number needs so many tokens; of any other the app has something else to say.
+      foresee(_caller, path, bytes) {
+        const prompt = Number(textOf(bytes))
+        const forecast = { prompt, promptExpected: prompt, usual: 1 }
+        return path === '/v1/embeddings' || Number.isNaN(prompt)
+          ? undefined
+          : ({ forecast, isTruncated: false } as Foreseen)
+      },
       tally: { count: () => {} },
       ids: { next: () => 1 },
-      steady: () => nowMs,
+      steady: () => 1000,
       isDraining: () => isDraining,
-      sha256,
       corsOrigins: [],
     },
     (_, { earlyBody }) => {
-      seen.push(new TextDecoder().decode(earlyBody?.bytes))
+      seen.push(textOf(earlyBody))
       return new Response('app')
     },
   )
-  const path = '/v1/chat/completions'
-  const send = async (body: string) => {
-    const headers = { authorization: 'Bearer sk-alice-1', 'content-length': String(body.length) }
+  const send = async (body: string, path = '/v1/chat/completions', more: Record<string, string> = {}) => {
+    const headers = { authorization: 'Bearer sk-alice-1', 'content-length': String(body.length), ...more }
     return (await refuse(new Request(`http://localhost${path}`, { method: 'POST', body, headers })))?.status
   }
-  const needs = (prompt: number) => () => ({ prompt, promptExpected: prompt, usual: 1 })
 
-  expect(await send('a')).toBeUndefined()
-  repeats.refused(caller, undefined, nowMs)
-  expect(await send('a')).toBe(200)
-  expect(seen).toEqual(['a'])
-  for (const letter of 'abcdefghi')
-    repeats.refused(caller, { path, digest: sha256(letter), forecast: needs(3) }, nowMs)
+  // Who was not refused is not read.
+  expect(await send('9')).toBeUndefined()
+  refusedLately.add(caller)
+  expect(await send('9')).toBe(429)
+  expect(await send('9', '/v1/completions')).toBe(429)
+  expect(seen).toEqual([])
+  for (const body of ['3', 'odd']) expect(await send(body)).toBe(200)
+  expect(await send('8', '/v1/embeddings')).toBe(200)
+  expect(seen).toEqual(['3', 'odd', '8'])
   seen = []
-  for (const letter of 'ihgfedcba') await send(letter)
-  expect(seen).toEqual(['a'])
-  expect(await send('i')).toBe(429)
-  // While the server stops, and after a minute, the app looks at it anew.
+  // Left to the app unread: what is no JSON by its type, and what costs more to read than is saved.
+  expect(await send('9', '/v1/chat/completions', { 'content-type': 'text/plain' })).toBeUndefined()
+  expect(await send('9'.repeat(64 * 1024 + 1))).toBeUndefined()
+  expect(await send('9'.repeat(64 * 1024))).toBe(429)
   isDraining = true
-  expect(await send('i')).toBeUndefined()
+  expect(await send('9')).toBeUndefined()
+  expect(seen).toEqual([])
+  // The server begins to stop while a body is read: the app says so.
   isDraining = false
-  nowMs += 59_000
-  nowMs += 999
-  expect(await send('i')).toBe(429)
-  nowMs += 1
-  expect(await send('i')).toBe(200)
-  repeats.refused(caller, { path, digest: sha256('i'), forecast: needs(0) }, nowMs)
-  account.limits.tokensPerMinute = 12
-  expect(await send('i')).toBe(200)
-  // A full request limit needs no body, though this caller's bodies are told apart.
+  const read = send('9')
+  isDraining = true
+  expect(await read).toBe(200)
+  expect(seen).toEqual(['9'])
+  isDraining = false
+  // A full request limit needs no body, though this caller's bodies are read.
   account.limits = { ...account.limits, tokensPerMinute: 100_000_000, requestsPerMinute: 1 }
-  windows.admit(1, account.limits, { prompt: 1, usual: 1 }, 0, nowMs)
   const unread = { authorization: 'Bearer sk-alice-1', 'content-length': '500' }
+  const path = '/v1/chat/completions'
   const atOnce = refuse(new Request(`http://localhost${path}`, { method: 'POST', headers: unread }))
   expect(atOnce).toBeInstanceOf(Response)
-  account.limits = { ...account.limits, requestsPerMinute: 1000 }
-  repeats.admitted(caller)
-  expect(await send('i')).toBeUndefined()
 })
 
-test('a repeat that was refused for its length is let in when Ollama tells of a context that cuts it', async () => {
+test('what was refused for its length is let in when Ollama tells of a context that cuts it', async () => {
   const session = await startSession()
   const { proxy, ollama } = session
   const key = await refusedTokens(session, { tokens_per_minute: 2000 })
