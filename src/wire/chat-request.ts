@@ -10,6 +10,7 @@ import { deeperThan, depthMax } from './json-depth.ts'
 import { readMessages } from './messages.ts'
 import type { OllamaChatRequest } from './ollama.ts'
 import { type ChatRequest, parseChatRequest } from './openai.ts'
+import { readPlainChat } from './plain-chat.ts'
 import { readSampling } from './sampling.ts'
 import { readTools, toolsUnsupported } from './tools.ts'
 
@@ -213,7 +214,8 @@ export const toOllamaChat = (body: ChatRequest): PreparedChat => {
 }
 
 /** A JSON body → what Ollama is asked; the 400 of its first fault otherwise. */
-export const readChat = (body: unknown): PreparedChat => toOllamaChat(parseChatRequest(body))
+export const readChat = (body: unknown): PreparedChat =>
+  readPlainChat(body) ?? toOllamaChat(parseChatRequest(body))
 
 /**
  * The request as a model of these capabilities can take it, or a 400 that names what it lacks. `think` is dropped

@@ -23,11 +23,17 @@ const integer = z.number().refine(Number.isInteger, { params: { expected: 'an in
 
 const controlCharacter = /\p{Cc}/u
 
+const isUsableName = (name: string) => name.length <= modelLengthMax && !controlCharacter.test(name)
+
+/** The rule of `modelName`, for who needs no word on what is wrong. */
+export const isModelName = (value: unknown): value is string =>
+  typeof value === 'string' && value !== '' && isUsableName(value)
+
 /** A model's name as Ollama may have it: `/`, `:` and dots are usual; an empty one counts as missing. */
 export const modelName = z
   .string()
   .refine(name => name !== '', { params: { absent: true } })
-  .refine(name => name.length <= modelLengthMax && !controlCharacter.test(name), {
+  .refine(isUsableName, {
     error: `a model name has at most ${modelLengthMax} characters, none of them a control character`,
   })
 
