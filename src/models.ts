@@ -6,15 +6,28 @@ import type { Store } from './store/store.ts'
 import { isCloudModel, toCanonicalModel } from './wire/model-name.ts'
 
 const NUMBERS_MAX = 10_000
+const SPELLINGS_MAX = 1000
 const FREE: TokenPrice = { input: 0, output: 0 }
 
 export const createModels = (deps: { store: Store; allowCloudModels: boolean }) => {
   const numbers = new Map<string, number>()
   const prices = new Map<string, TokenPrice>()
 
-  const mayUse = (caller: Caller, canonical: string) =>
-    (caller.models === null || caller.models.has(canonical)) &&
-    (deps.allowCloudModels || !isCloudModel(canonical))
+  const spellings = new Map<string, { canonical: string; isCloud: boolean }>()
+
+  /** What a client wrote for a model. Each request asks, and few are written: read once. */
+  const read = (model: string) => {
+    const known = spellings.get(model)
+    if (known !== undefined) return known
+    const canonical = toCanonicalModel(model)
+    const spelling = { canonical, isCloud: isCloudModel(canonical) }
+    if (spellings.size >= SPELLINGS_MAX) spellings.clear()
+    spellings.set(model, spelling)
+    return spelling
+  }
+
+  const isListed = (caller: Caller, canonical: string) =>
+    caller.models === null || caller.models.has(canonical)
 
   return {
     /** Prices change through the admin API only, so they are read once and kept current here. */
@@ -37,16 +50,17 @@ export const createModels = (deps: { store: Store; allowCloudModels: boolean }) 
       numbers.set(canonical, number)
       return number
     },
-    mayUse,
+    mayUse: (caller: Caller, canonical: string) =>
+      isListed(caller, canonical) && (deps.allowCloudModels || !read(canonical).isCloud),
     /** The canonical name of a model the caller may use. @throws ApiError 403 `model_not_allowed` */
     admit(caller: Caller, model: string): string {
-      const canonical = toCanonicalModel(model)
-      if (isCloudModel(model) && !deps.allowCloudModels) {
+      const { canonical, isCloud } = read(model)
+      if (isCloud && !deps.allowCloudModels) {
         throw new ApiError('model_not_allowed', 'Cloud models are not available through this server.', {
           param: 'model',
         })
       }
-      if (!mayUse(caller, canonical)) {
+      if (!isListed(caller, canonical)) {
         throw new ApiError('model_not_allowed', 'This API key may not use that model.', { param: 'model' })
       }
       return canonical
