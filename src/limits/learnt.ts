@@ -93,6 +93,9 @@ const createModel = (text: string | undefined, onLearnt: () => void): Model => {
   }
 }
 
+/** What is known of every model nobody has heard; never taught. */
+const unlearnt = createModel(undefined, () => {})
+
 /**
  * `saved` is what `onLearnt` was given in former lives: the last text of each model, to be kept as it is. It is called
  * once in 16 observations of a model, when a model is forgotten for another, and by `flush`.
@@ -151,7 +154,6 @@ export const createLearnt = (
     of(name) {
       if (models.has(name) || texts.has(name)) return keep(name)
       // Nothing is kept of a name until it has answered: names are the clients' to invent.
-      const unlearnt = createModel(undefined, () => {})
       return { ...unlearnt, learn: observation => keep(name).learn(observation) }
     },
     flush() {
