@@ -85,23 +85,26 @@ const limitHeaderNames = {
   },
 } as const
 
-/** Writes `x-ratelimit-*` as OpenAI names them, true at this instant; none where unlimited. */
-export const writeLimitHeaders = (
-  windows: Windows,
+type WriteHeader = (name: string, value: string) => void
+
+const writeFor = (
+  { limit, used, reserved, resetsAtMs }: LimitState,
+  names: (typeof limitHeaderNames)['requests' | 'tokens'],
   nowMs: number,
-  write: (name: string, value: string) => void,
+  write: WriteHeader,
 ) => {
-  const writeFor = (
-    { limit, used, reserved, resetsAtMs }: LimitState,
-    names: (typeof limitHeaderNames)['requests' | 'tokens'],
-  ) => {
-    if (limit === null) return
-    write(names.limit, String(limit))
-    write(names.remaining, String(Math.max(0, limit - used - reserved)))
-    write(names.reset, toDuration((resetsAtMs ?? nowMs) - nowMs))
-  }
-  writeFor(tightest(windows.requestsPerMinute, windows.requestsPerDay), limitHeaderNames.requests)
-  writeFor(tightest(windows.tokensPerMinute, windows.tokensPerDay), limitHeaderNames.tokens)
+  if (limit === null) return
+  write(names.limit, String(limit))
+  write(names.remaining, String(Math.max(0, limit - used - reserved)))
+  write(names.reset, toDuration((resetsAtMs ?? nowMs) - nowMs))
+}
+
+/** Writes `x-ratelimit-*` as OpenAI names them, true at this instant; none where unlimited. */
+export const writeLimitHeaders = (windows: Windows, nowMs: number, write: WriteHeader) => {
+  const requests = tightest(windows.requestsPerMinute, windows.requestsPerDay)
+  const tokens = tightest(windows.tokensPerMinute, windows.tokensPerDay)
+  writeFor(requests, limitHeaderNames.requests, nowMs, write)
+  writeFor(tokens, limitHeaderNames.tokens, nowMs, write)
 }
 
 /**

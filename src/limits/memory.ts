@@ -7,7 +7,7 @@
  * admission is a few additions and comparisons, and at most 13.5 KB a user are held whatever the limits and the
  * traffic, plus up to 4 KB for a request in flight.
  */
-import type { Hold, LimitName, LimitState, WindowStore } from './admission.ts'
+import type { Hold, WindowStore } from './admission.ts'
 import { age, createUser, refuse, tokensLeft, type User, usedOf } from './user-windows.ts'
 import {
   add,
@@ -80,6 +80,10 @@ const correct = (hold: Held, prompt: number, completion: number) => {
     user.total -= surplus
   }
 }
+
+/** What is reserved may be delivered now at the earliest. */
+const tokensEmptyAt = (cells: Cells, reserved: number, nowMs: number): number =>
+  reserved > 0 ? addedNowLeavesAt(cells) : (emptyAt(cells, 'tokens') ?? nowMs)
 
 export const createMemoryWindows = (): WindowStore => {
   const users = new Map<number, User>()
@@ -223,21 +227,33 @@ export const createMemoryWindows = (): WindowStore => {
       age(user, now)
       const { stamps, minute, day, reserved } = user
       const requestsEmptyMs = isComplete(stamps, now) ? lastLeavesAt(stamps) : emptyAt(minute, 'requests')
-      const state = (name: LimitName, resetsAtMs: number | null, promised: number): LimitState => ({
-        used: name === 'totalTokens' && Number.isNaN(user.total) ? settledTotal : usedOf(user, name, now),
-        reserved: promised,
-        limit: limits[name],
-        resetsAtMs,
-      })
-      /** What is reserved may be delivered now at the earliest. */
-      const tokensEmptyMs = (cells: Cells) =>
-        reserved > 0 ? addedNowLeavesAt(cells) : (emptyAt(cells, 'tokens') ?? now)
+      const total = Number.isNaN(user.total) ? settledTotal : user.total
       return {
-        requestsPerMinute: state('requestsPerMinute', requestsEmptyMs ?? now, 0),
-        requestsPerDay: state('requestsPerDay', emptyAt(day, 'requests') ?? now, 0),
-        tokensPerMinute: state('tokensPerMinute', tokensEmptyMs(minute), reserved),
-        tokensPerDay: state('tokensPerDay', tokensEmptyMs(day), reserved),
-        totalTokens: state('totalTokens', null, reserved),
+        requestsPerMinute: {
+          used: usedOf(user, 'requestsPerMinute', now),
+          reserved: 0,
+          limit: limits.requestsPerMinute,
+          resetsAtMs: requestsEmptyMs ?? now,
+        },
+        requestsPerDay: {
+          used: day.requests,
+          reserved: 0,
+          limit: limits.requestsPerDay,
+          resetsAtMs: emptyAt(day, 'requests') ?? now,
+        },
+        tokensPerMinute: {
+          used: minute.tokens,
+          reserved,
+          limit: limits.tokensPerMinute,
+          resetsAtMs: tokensEmptyAt(minute, reserved, now),
+        },
+        tokensPerDay: {
+          used: day.tokens,
+          reserved,
+          limit: limits.tokensPerDay,
+          resetsAtMs: tokensEmptyAt(day, reserved, now),
+        },
+        totalTokens: { used: total, reserved, limit: limits.totalTokens, resetsAtMs: null },
       }
     },
     forget(number) {
