@@ -38,8 +38,8 @@ import type { Ticker } from './ticker.ts'
 import { createUpstream, type UpstreamDeps } from './upstream/ollama.ts'
 import { createQueue } from './upstream/queue.ts'
 import { readChat } from './wire/chat-request.ts'
-import { parseCompletionRequest } from './wire/completions.ts'
-import { parseEmbeddingRequest } from './wire/embeddings.ts'
+import { readCompletion } from './wire/completions.ts'
+import { readEmbedding } from './wire/embeddings.ts'
 
 /** All that varies with the platform or must be the same in every test: databases, clocks, chance, the network. */
 export type Deps = {
@@ -211,8 +211,8 @@ export const createApp = (deps: Deps) => {
   }
   const body = {
     chat: chatBody(readChat, config.bodyBytesMax, deps.beginLargeBody),
-    completion: jsonBody(parseCompletionRequest, config.bodyBytesMax),
-    embedding: jsonBody(parseEmbeddingRequest, config.bodyBytesMax),
+    completion: jsonBody(readCompletion, config.bodyBytesMax),
+    embedding: jsonBody(readEmbedding, config.bodyBytesMax),
     upload: uploadBody(images, config.bodyBytesMax),
   }
   const orderChat = toChatOrder(deps.newToolCallId)
@@ -263,8 +263,8 @@ export const createApp = (deps: Deps) => {
   const plainly = (request: Request, bindings: AppEnv['Bindings']) => app.fetch(request, bindings)
   const foresee = createForesight(preparing, {
     '/v1/chat/completions': bytes => orderChat(readChat(parseJson(bytes))),
-    '/v1/completions': bytes => toCompletionOrder(parseCompletionRequest(parseJson(bytes))),
-    '/v1/embeddings': bytes => toEmbeddingOrder(parseEmbeddingRequest(parseJson(bytes))),
+    '/v1/completions': bytes => toCompletionOrder(readCompletion(parseJson(bytes))),
+    '/v1/embeddings': bytes => toEmbeddingOrder(readEmbedding(parseJson(bytes))),
   })
   const refuseEarly = createEarlyRefusal(
     {

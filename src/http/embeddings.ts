@@ -1,11 +1,5 @@
 /** `POST /v1/embeddings`: one run without output tokens; the same keys, limits and ledger. */
-import {
-  type EmbeddingRequest,
-  type PreparedEmbedding,
-  parseEmbedAnswer,
-  toEmbeddingList,
-  toOllamaEmbed,
-} from '../wire/embeddings.ts'
+import { type PreparedEmbedding, parseEmbedAnswer, toEmbeddingList } from '../wire/embeddings.ts'
 import type { Writer } from '../wire/writer.ts'
 import type { AnswerIdentity, Order } from './order.ts'
 
@@ -27,9 +21,9 @@ const createEmbeddingAnswer = (
   }
 }
 
-/** A checked embeddings body as an Order. @throws ApiError 400 */
+/** An embeddings body that was read, as an Order. */
 export const toEmbeddingOrder = (body: unknown): Order => {
-  const prepared = toOllamaEmbed(body as EmbeddingRequest)
+  const prepared = body as PreparedEmbedding
   const order: Order = {
     kind: 'embedding',
     path: '/api/embed',

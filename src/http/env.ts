@@ -21,7 +21,7 @@ export type AppEnv = {
     /** The same instant by the clock that never goes back: durations are measured by it. */
     arrivedSteadyMs: number
     caller: Caller
-    /** The checked JSON body. */
+    /** The JSON body as its endpoint reads it. */
     body: unknown
     /** Set by a metered route before `limit`: what it will reserve, for which canonical model. */
     ask: Ask

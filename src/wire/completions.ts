@@ -144,3 +144,7 @@ export const toOllamaGenerate = (body: CompletionRequest): PreparedCompletion =>
     ignored: toHeaderNames(ignored),
   }
 }
+
+/** A JSON body → what Ollama is asked; the 400 of its first fault otherwise. */
+export const readCompletion = (body: unknown): PreparedCompletion =>
+  toOllamaGenerate(parseCompletionRequest(body))

@@ -73,6 +73,9 @@ export const toOllamaEmbed = (body: EmbeddingRequest): PreparedEmbedding => {
 const isVector = (value: unknown): value is number[] =>
   Array.isArray(value) && value.length > 0 && value.every(one => typeof one === 'number')
 
+/** A JSON body → what Ollama is asked; the 400 of its first fault otherwise. */
+export const readEmbedding = (body: unknown): PreparedEmbedding => toOllamaEmbed(parseEmbeddingRequest(body))
+
 /** Ollama's answer to `/api/embed`, checked: one vector per input. @throws ApiError `upstream` */
 export const parseEmbedAnswer = (answer: unknown, inputs: number): { embeddings: number[][] } => {
   const { embeddings } = isObject(answer) ? answer : {}
