@@ -37,9 +37,9 @@ import { createTally } from './tally.ts'
 import type { Ticker } from './ticker.ts'
 import { createUpstream, type UpstreamDeps } from './upstream/ollama.ts'
 import { createQueue } from './upstream/queue.ts'
-import { readChat } from './wire/chat-request.ts'
 import { readCompletion } from './wire/completions.ts'
 import { readEmbedding } from './wire/embeddings.ts'
+import { readChat } from './wire/read-chat.ts'
 
 /** All that varies with the platform or must be the same in every test: databases, clocks, chance, the network. */
 export type Deps = {

@@ -4,7 +4,7 @@ import { ApiError, tooDeep } from '../errors.ts'
 import { joined, parseJson } from '../http/body.ts'
 import type { ChatOutline } from '../http/large-body.ts'
 import { measurePrompt } from '../limits/estimate.ts'
-import { readChat } from '../wire/chat-request.ts'
+import { readChat } from '../wire/read-chat.ts'
 import { giveWay } from './give-way.ts'
 import type { Reply, Wish } from './large-bodies.ts'
 

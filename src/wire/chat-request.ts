@@ -9,8 +9,7 @@ import { isObject, missing, wrongType, wrongValue } from './invalid-request.ts'
 import { deeperThan, depthMax } from './json-depth.ts'
 import { readMessages } from './messages.ts'
 import type { OllamaChatRequest } from './ollama.ts'
-import { type ChatRequest, parseChatRequest } from './openai.ts'
-import { readPlainChat } from './plain-chat.ts'
+import type { ChatRequest } from './openai.ts'
 import { readSampling } from './sampling.ts'
 import { readTools, toolsUnsupported } from './tools.ts'
 
@@ -212,10 +211,6 @@ export const toOllamaChat = (body: ChatRequest): PreparedChat => {
     thinkField: thinking?.field ?? null,
   }
 }
-
-/** A JSON body → what Ollama is asked; the 400 of its first fault otherwise. */
-export const readChat = (body: unknown): PreparedChat =>
-  readPlainChat(body) ?? toOllamaChat(parseChatRequest(body))
 
 /**
  * The request as a model of these capabilities can take it, or a 400 that names what it lacks. `think` is dropped

@@ -1,12 +1,12 @@
 /**
- * The usual chat request, read at a glance: messages of text alone and a few settings. It needs none of the reading that
- * tools, images, thinking, formats and the fields of other vendors do, which is most of what a small request costs.
- * The plain version is `parseChatRequest` and `toOllamaChat`; a property holds both equal.
+ * A chat body, read: at a glance where it is the usual one, messages of text alone and a few settings. That needs none of
+ * the reading that tools, images, thinking, formats and the fields of other vendors do, which is most of what a small
+ * request costs. A property holds both ways equal.
  */
-import type { PreparedChat } from './chat-request.ts'
+import { type PreparedChat, toOllamaChat } from './chat-request.ts'
 import { isObject } from './invalid-request.ts'
 import type { OllamaMessage, OllamaOptions } from './ollama.ts'
-import { isModelName, messagesMax } from './openai.ts'
+import { isModelName, messagesMax, parseChatRequest } from './openai.ts'
 
 const isMessages = (value: unknown): value is OllamaMessage[] =>
   Array.isArray(value) && value.length > 0 && value.length <= messagesMax && value.every(isTextMessage)
@@ -99,3 +99,7 @@ export const readPlainChat = (body: unknown): PreparedChat | undefined => {
     thinkField: null,
   }
 }
+
+/** A JSON body → what Ollama is asked; the 400 of its first fault otherwise. */
+export const readChat = (body: unknown): PreparedChat =>
+  readPlainChat(body) ?? toOllamaChat(parseChatRequest(body))

@@ -2,7 +2,7 @@ import { expect, test } from 'bun:test'
 import fc from 'fast-check'
 import { toOllamaChat } from '../../src/wire/chat-request.ts'
 import { parseChatRequest } from '../../src/wire/openai.ts'
-import { readPlainChat } from '../../src/wire/plain-chat.ts'
+import { readPlainChat } from '../../src/wire/read-chat.ts'
 
 const hello = [{ role: 'user', content: 'Hello' }]
 const plain: Record<string, fc.Arbitrary<unknown>> = {
