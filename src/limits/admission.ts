@@ -39,7 +39,7 @@ export type Refusal = {
    * has nothing in flight (one millisecond earlier it is refused), for request limits always. Else 1,000 when only
    * reservations stand in the way, and when delivered tokens do too, the instant at which these have left, but no
    * sooner than in 1,000. Null when waiting cannot help: the limit is 0, prompt and one token are over its size, or
-   * the total lacks room for them.
+   * settled use leaves no room for them in the total.
    */
   retryAfterMs: number | null
   /**

@@ -123,7 +123,9 @@ const refusalBy = (
   const quotaFilled = name === 'totalTokens' && settledTotal >= size
   const refusal = { admitted: false, limit: name, size, used, reserved, needed, quotaFilled } as const
   if (size === 0 || alone > size) return { ...refusal, retryAfterMs: null }
-  if (used + alone <= size) return { ...refusal, retryAfterMs: RESERVED_RETRY_MS }
+  // What requests in flight have delivered may turn out less when they settle, and of the total nothing else returns.
+  const lasting = name === 'totalTokens' ? settledTotal : used
+  if (lasting + alone <= size) return { ...refusal, retryAfterMs: RESERVED_RETRY_MS }
   if (name === 'totalTokens') return { ...refusal, retryAfterMs: null }
 
   const freed =

@@ -89,10 +89,10 @@ export const createOracle = () => {
     },
 
     /** No waiting helps. */
-    isHopeless: (limits: Limits, demand: Demand, nowMs: number) =>
+    isHopeless: (limits: Limits, demand: Demand) =>
       limitNames.some(name => limits[name] === 0) ||
       tokenLimitNames.some(name => alone(demand) > (limits[name] ?? Infinity)) ||
-      used('totalTokens', nowMs, 0) + alone(demand) > (limits.totalTokens ?? Infinity),
+      sum(closed.map(request => request.tokens)) + alone(demand) > (limits.totalTokens ?? Infinity),
 
     admitted(demand: Demand, granted: number, nowMs: number): OracleHold {
       const request = note(nowMs, 1, 0)

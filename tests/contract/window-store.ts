@@ -140,7 +140,7 @@ const live = (make: () => WindowStore, startLimits: Limits, steps: readonly Step
     expect(refusal.size).toBe(limits[limit] ?? Number.NaN)
     expect(refusal.used).toBeGreaterThanOrEqual(oracle.used(limit, now(), 0))
     expect(refusal.used).toBeLessThanOrEqual(oracle.used(limit, now(), lateness(limit)))
-    expect(retryAfterMs === null).toBe(oracle.isHopeless(limits, demand, now()))
+    expect(retryAfterMs === null).toBe(oracle.isHopeless(limits, demand))
     expect(refusal.quotaFilled).toBe(limit === 'totalTokens' && oracle.settledTotal() >= refusal.size)
     if (retryAfterMs === null) return
     expect(Number.isInteger(retryAfterMs)).toBe(true)
@@ -577,7 +577,7 @@ export const describeWindowStore = (name: string, make: () => WindowStore) => {
       expect(refused(store.admit(1, limits, asks(1, 1), 0, START))).toMatchObject({
         used: 100,
         quotaFilled: false,
-        retryAfterMs: null,
+        retryAfterMs: 1000,
       })
       store.settle(hold, { prompt: 60, completion: 40 }, START)
       expect(refused(store.admit(1, limits, asks(1, 1), 0, START))).toMatchObject({

@@ -243,3 +243,33 @@ test('an embedding has no answer to reserve: beside a stream it needs room for i
   ollama.resume()
   await (await stream).text()
 })
+
+test('a total that requests in flight may give back is waited for; only settled use is told to be for good', async () => {
+  const { ollama, proxy } = await startSession()
+  const key = await proxy.createUser('alice', limitsOf({ total_token_limit: 100 }))
+  const ask = (content: string) => {
+    const json = { model: 'm', messages: [{ role: 'user', content }], max_tokens: 5 }
+    return proxy.call('/v1/chat/completions', { key, json })
+  }
+  // Of a model nobody has heard the estimate is far above what the prompt takes, and stands until the end.
+  ollama.next(say('ok'), pause(), done())
+  const json = {
+    model: 'm',
+    messages: [{ role: 'user', content: 'Hello '.repeat(8) }],
+    max_tokens: 5,
+    stream: true,
+  }
+  const first = proxy.call('/v1/chat/completions', { key, json })
+  await ollama.reached()
+  const second = await ask('Hello')
+  expect(second.status).toBe(429)
+  expect(second.headers.get('retry-after-ms')).toBe('1000')
+  expect(second.headers.get('x-should-retry')).toBeNull()
+  ollama.resume()
+  await (await first).text()
+  ollama.next(say('ok'), done({ prompt: 85, completion: 2 }))
+  expect((await ask('Hello')).status).toBe(200)
+  const last = await ask('Hello')
+  expect(last.status).toBe(429)
+  expect(last.headers.get('x-should-retry')).toBe('false')
+})
