@@ -260,7 +260,7 @@ export class Flight {
           if (this.#lines.done && !this.#abort.signal.aborted) this.#readOut(body)
           return
         }
-        if (!this.#isLastRun() && this.#grant.isSpent) {
+        if (!this.#isLastRun() && this.#grant.isSpent(this.#deps.steady())) {
           void this.#finish({ outcome: 'completed', cut: true })
           return
         }

@@ -39,7 +39,7 @@ export class Grant {
 
   /**
    * The run's request with what it may generate: never more than the user has left, nor the client's own maximum.
-   * `waited`: others may have used since the admission what was left then.
+   * `waited`: it is not sent in the turn of its admission.
    */
   capRequest(
     request: OllamaRequest,
@@ -47,13 +47,12 @@ export class Grant {
     waited: boolean,
     nowMs: number,
   ): OllamaRequest {
-    const { hold, limits } = this.#ticket
     if ('input' in request) {
       this.#cap = 0
       return request
     }
     this.#delivered = this.#meter.completionDue
-    const room = waited ? Math.min(hold.room, this.#deps.windows.room(hold, limits(), nowMs)) : hold.room
+    const room = waited ? this.#roomNow(nowMs) : this.#ticket.hold.room
     const most = Math.min(maxTokens ?? Number.POSITIVE_INFINITY, room - this.#delivered)
     this.#cap = this.#delivered + most
     this.#cappedLines = most + 1
@@ -62,9 +61,9 @@ export class Grant {
     return { ...request, options: { ...request.options, num_predict: Math.max(1, most) } }
   }
 
-  /** Whether another run could deliver a single token. */
-  get isSpent() {
-    return this.#ticket.hold.room - this.#meter.completionDue < 1
+  /** Whether another run could not deliver a single token. */
+  isSpent(nowMs: number): boolean {
+    return this.#roomNow(nowMs) - this.#meter.completionDue < 1
   }
 
   /** Counts lines that arrived together and says which of them may go out. Rejects when a grant can't be committed. */
@@ -93,6 +92,12 @@ export class Grant {
     if (told) this.#deps.windows.delivered(hold, Math.min(tokens, hold.granted - this.#inWindows), nowMs)
     this.#delivered += tokens
     this.#inWindows = Math.min(this.#inWindows + tokens, hold.granted)
+  }
+
+  /** All that may be generated: others may have used since the admission what was left then. */
+  #roomNow(nowMs: number): number {
+    const { hold, limits } = this.#ticket
+    return Math.min(hold.room, this.#deps.windows.room(hold, limits(), nowMs))
   }
 
   /** Ollama itself can't go over the grant. */

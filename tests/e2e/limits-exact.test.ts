@@ -274,6 +274,32 @@ test('n choices never get more than one request would: what is left is for all r
   expect(used).toBeGreaterThan(200)
 })
 
+test('a choice is not begun when another request has taken what was left', async () => {
+  for (const json of [chat, streamed]) {
+    const session = await startSession()
+    const { ollama, proxy } = session
+    await teach(session, 13)
+    const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 500 }))
+    const before = ollama.generating().length
+    ollama.otherwise(pause(), ...words(200), done())
+    const first = send(proxy.url, { key, json: { ...json, n: 3, max_tokens: 30 } })
+    await ollama.reached()
+    ollama.otherwise(...words(1000), done())
+    const other = send(proxy.url, { key, json: chat })
+    await other.over
+    expect(other.finishReason).toBe('length')
+    ollama.otherwise(...words(200), done())
+    ollama.resume()
+    await first.over
+    expect(first.status).toBe(200)
+    const { tokens_per_minute: state } = await standing(proxy, key)
+    expect(state?.used).toBeLessThanOrEqual(500)
+    expect(state?.reserved).toBe(0)
+    // The first choice's thirty tokens and what the grant held for a second one.
+    expect(ollama.generating().length - before).toBeLessThanOrEqual(3)
+  }
+})
+
 test('Ollama is never told to generate more than is left, nor more than the client asked for', async () => {
   const { ollama, proxy } = await startSession()
   const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 1500, total_token_limit: 4000 }))
