@@ -23,6 +23,8 @@ import type { Writer } from './wire/writer.ts'
 
 export type Run = MeteredRun & {
   request: OllamaRequest
+  /** Tokens that its stop strings may keep from being shown, though Ollama counts them. */
+  heldBack: number
   /** Where the messages are that `request` lacks, as it is a large one. */
   large?: LargeBody | undefined
 }
@@ -302,7 +304,7 @@ export class Flight {
     const { signal } = this.#abort
     const waited = this.#queueMs > 0 || this.#runIndex > 0
     const { maxTokens } = this.#job
-    const request = this.#grant.capRequest(run.request, maxTokens, waited, this.#deps.steady())
+    const request = this.#grant.capRequest(run, maxTokens, waited, this.#deps.steady())
     const body =
       run.large === undefined ? JSON.stringify(request) : withMessages(request, run.large.messages())
     this.#meter.sent()

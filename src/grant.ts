@@ -2,7 +2,7 @@
  * What may be delivered: output under a grant that grows as the answer goes. A grant is committed before its tokens are
  * delivered; when one is refused, what fits is delivered and the answer ends with `length`.
  */
-import type { Ticket } from './flight.ts'
+import type { Run, Ticket } from './flight.ts'
 import type { WindowStore } from './limits/admission.ts'
 import type { Meter } from './meter.ts'
 import { orStorageFault } from './row.ts'
@@ -24,6 +24,8 @@ export class Grant {
   #delivered = 0
   /** Of those, what the windows were told: never more than the grant, though our count may be. */
   #inWindows = 0
+  /** Tokens of this run that may be generated without being shown. */
+  #heldBack = 0
   /** What this run and those before it can come to, by the cap that was sent with it: within it our count does not matter. */
   #cap = Number.POSITIVE_INFINITY
   /** Our count past which the model can't be keeping to that cap, however wrong our count is. */
@@ -42,11 +44,12 @@ export class Grant {
    * `waited`: it is not sent in the turn of its admission.
    */
   capRequest(
-    request: OllamaRequest,
+    { request, heldBack }: Pick<Run, 'request' | 'heldBack'>,
     maxTokens: number | null,
     waited: boolean,
     nowMs: number,
   ): OllamaRequest {
+    this.#heldBack = heldBack
     if ('input' in request) {
       this.#cap = 0
       return request
@@ -107,11 +110,12 @@ export class Grant {
 
   /**
    * What must be granted for so many tokens more: Ollama's own count where it came with them; one that comes alone is of
-   * what was delivered already. Else one token is kept back for the end token, which Ollama counts and never shows.
+   * what was delivered already. Else room is kept for what Ollama counts and never shows: the end token, and the text
+   * that a stop string makes it drop.
    */
   #needed(tokens: number, doubt: number, lines?: Line[]) {
     const reported = tokens > 0 && lines?.at(-1)?.done === true ? this.#meter.reported : undefined
-    return reported ?? this.#delivered + tokens + doubt + 1
+    return reported ?? this.#delivered + tokens + doubt + this.#heldBack + 1
   }
 
   /** More tokens than `lines` may hold, or as many as there are. */

@@ -2,7 +2,7 @@
 import type { MiddlewareHandler } from 'hono'
 import type { Run } from '../flight.ts'
 import { measurePrompt, type PromptFeatures } from '../limits/estimate.ts'
-import type { Forecast } from '../limits/forecast.ts'
+import { type Forecast, heldBackMost } from '../limits/forecast.ts'
 import type { Learnt, ModelLearnt } from '../limits/learnt.ts'
 import type { Models } from '../models.ts'
 import type { Caller } from '../principals.ts'
@@ -31,6 +31,8 @@ export type Foreseen = {
   contextLength: number | undefined
   /** Ollama will most likely cut the prompt. */
   isTruncated: boolean
+  /** Tokens of each run that its stop strings may keep from being shown. */
+  heldBack: number
   forecast: Forecast
 }
 export type Prepared = Pick<Foreseen, 'order' | 'canonical' | 'learnt' | 'contextLength'> & { runs: Run[] }
@@ -62,8 +64,12 @@ const weigh = (
   contextLength: number | undefined,
 ): Foreseen => {
   const { kind, maxTokens } = order
+  const [first] = order.requests
+  const heldBack = first === undefined ? 0 : heldBackMost(first)
   const usual =
-    kind === 'embedding' ? 0 : Math.min(learnt.usualAnswer(), maxTokens ?? Number.POSITIVE_INFINITY)
+    kind === 'embedding'
+      ? 0
+      : Math.min(learnt.usualAnswer() + heldBack, maxTokens ?? Number.POSITIVE_INFINITY)
   const forecast = { prompt: 0, promptExpected: 0, usual: usual * measured.length }
   let isTruncated = false
   const prompts: Prompt[] = []
@@ -75,7 +81,7 @@ const weigh = (
     if (contextLength !== undefined && learnt.estimatePrompt(features) > contextLength) isTruncated = true
     prompts.push({ features, promptEstimate, promptExpected })
   }
-  return { order, canonical, learnt, prompts, contextLength, isTruncated, forecast }
+  return { order, canonical, learnt, prompts, contextLength, isTruncated, heldBack, forecast }
 }
 
 /**
@@ -98,13 +104,14 @@ const foresee = (deps: PrepareDeps, caller: Caller, order: Order): Foreseen | Pr
 
 const fitsAlways = ({ promptEstimate }: Prompt) => promptEstimate <= CONTEXT_ALWAYS_FITS
 
-const toRuns = ({ order, prompts, contextLength }: Foreseen, refuseTruncation: boolean): Run[] =>
+const toRuns = ({ order, prompts, contextLength, heldBack }: Foreseen, refuseTruncation: boolean): Run[] =>
   order.requests.map((request, index) => {
     if (refuseTruncation) request.truncate = false
     return {
       request,
       ...(prompts[index] as Prompt),
       constrained: 'format' in request,
+      heldBack,
       contextLength,
       large: order.large?.body,
     }

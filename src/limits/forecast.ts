@@ -1,9 +1,22 @@
 /** What a request will take, as far as can be told beforehand, and what is asked of its user's limits for it. */
+import type { OllamaRequest } from '../wire/ollama.ts'
 import type { Demand, Limits } from './admission.ts'
+import { utf8Bytes } from './utf8.ts'
 
 export type Forecast = Demand & {
   /** What the prompt most likely takes; `prompt` is what it hardly ever goes over. */
   promptExpected: number
+}
+
+/**
+ * So many tokens at most may be generated and never shown: text that may become one of the request's stop strings is
+ * held back, and dropped when it does, yet Ollama counts it (captures: chat-stop). A token is a byte at least.
+ */
+export const heldBackMost = (request: OllamaRequest): number => {
+  const stop = 'input' in request ? undefined : request.options?.['stop']
+  let most = 0
+  for (const text of Array.isArray(stop) ? stop : []) most = Math.max(most, utf8Bytes(text))
+  return most
 }
 
 /**

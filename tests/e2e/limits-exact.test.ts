@@ -300,6 +300,60 @@ test('a choice is not begun when another request has taken what was left', async
   }
 })
 
+for (const { stop, held, least } of [
+  { stop: ['x'.repeat(300), 'y'], held: 300, least: 3 },
+  { stop: 'é'.repeat(150), held: 300, least: 3 },
+  { stop: ['x '], held: 2, least: 20 },
+]) {
+  const [longest] = [stop].flat()
+  for (const { path, json } of [
+    { path: '/v1/chat/completions', json: streamed },
+    { path: '/v1/completions', json: { model: 'm', prompt: 'Hello', stream: true } },
+  ]) {
+    test(`room is kept for what a stop string of ${longest?.length} letters keeps from being shown, by ${path}`, async () => {
+      const session = await startSession()
+      const { ollama, proxy } = session
+      await teach(session, 13)
+      const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 1000 }))
+      // Ollama holds back what may become the stop string, and when it does drops it: counted, and never a line.
+      ollama.otherwise(say('ok'), pause(), done({ completion: 2 + held }))
+      const all = Array.from({ length: 60 }, () => send(proxy.url, { key, path, json: { ...json, stop } }))
+      await proxy.until(() => all.every(one => one.status !== 0))
+      ollama.resume()
+      await allOver(all)
+      const admitted = withStatus(all, 200)
+      expect(admitted.length).toBeGreaterThanOrEqual(least)
+      expect(admitted.every(one => one.finishReason === 'stop')).toBe(true)
+      const { tokens_per_minute: state } = await standing(proxy, key)
+      expect(state?.used).toBeGreaterThanOrEqual(admitted.length * (2 + held))
+      expect(state?.used).toBeLessThanOrEqual(1000)
+      expect(state?.reserved).toBe(0)
+    })
+  }
+}
+
+test('a stream stops in time for what a stop string may keep back, a request alone does not', async () => {
+  const session = await startSession()
+  const { ollama, proxy } = session
+  await teach(session, 13)
+  const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 600 }))
+  const stop = ['x'.repeat(100)]
+  ollama.otherwise(...words(60), pause(), ...words(600), done())
+  const both = [1, 2].map(() => send(proxy.url, { key, json: { ...streamed, stop } }))
+  await ollama.reached('', 2)
+  ollama.resume()
+  await allOver(both)
+  expect(both.map(one => one.finishReason)).toContain('length')
+  expect(both.reduce((sum, { tokens }) => sum + tokens, 0)).toBeLessThanOrEqual(600 - 2 * PROMPT - 100)
+  expect(await usedIn(proxy, key, 'tokens_per_minute')).toBeLessThanOrEqual(600)
+  proxy.pass(61_000)
+  ollama.otherwise(...words(900), done())
+  const alone = send(proxy.url, { key, json: { ...streamed, stop } })
+  await alone.over
+  expect(alone.tokens).toBeGreaterThan(580)
+  expect(await usedIn(proxy, key, 'tokens_per_minute')).toBeLessThanOrEqual(600)
+})
+
 test('Ollama is never told to generate more than is left, nor more than the client asked for', async () => {
   const { ollama, proxy } = await startSession()
   const key = await proxy.createUser('alice', limitsOf({ tokens_per_minute: 1500, total_token_limit: 4000 }))
