@@ -1,10 +1,11 @@
 /**
- * Refusals at the door: a key that acts for nobody, a request limit that is full, and a token limit that refused the
- * same key a moment ago. Who hammers at a closed door is answered there, before the app.
+ * Refusals at the door: a key that acts for nobody, a request limit that is full, and whatever else the limits refuse to
+ * a key that they refused a moment ago. Who hammers at a closed door is answered there, before the app.
  *
  * The plain version is the app's own chain of `authenticate`, `prepare` and `limit`: the answers are made by the same
- * functions, a test holds both equal, and whatever is not plain to see is left to the app. Measured against it, a
- * refusal costs a fourth of the CPU, or half where its body was not refused before (docs/performance.md).
+ * functions, a test holds both equal, and whatever is not plain to see is left to the app. One thing differs: where a
+ * full request limit is told without a look at the body, nobody hears what is wrong with it. Measured against the app, a
+ * refusal costs a third of the CPU, or less than half where its body is read (docs/performance.md).
  */
 import { type Fault, statusOf, toErrorBody } from '../errors.ts'
 import { toRequestId } from '../ids.ts'
@@ -12,6 +13,7 @@ import type { Demand, Refusal, WindowStore } from '../limits/admission.ts'
 import { toDemand } from '../limits/forecast.ts'
 import type { Account, Caller, Principals } from '../principals.ts'
 import type { createTally } from '../tally.ts'
+import { choicesMax } from '../wire/openai.ts'
 import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
 import { isJsonType } from './body.ts'
 import type { AppEnv } from './env.ts'
@@ -21,7 +23,7 @@ import { type createForesight, TRUNCATED_HEADER } from './prepare.ts'
 export type EarlyDeps = {
   principals: Pick<Principals, 'recall'>
   windows: WindowStore
-  /** Who was refused by a token limit and has not had room since: it pays to look at their bodies. */
+  /** Who was refused by a limit and has not had room since: it pays to look at their bodies. */
   refusedLately: WeakSet<Caller>
   tally: ReturnType<typeof createTally>
   ids: { next: () => number }
@@ -43,10 +45,13 @@ const meteredPathOf = (url: string): string | undefined => {
 
 /**
  * More than any request with a body of so many bytes can need: an image's address of a few letters may stand for
- * thousands of tokens. Where even this fits under the token limits, or would fit sooner than one more request does,
- * the request limit is the one to name, whatever the body says.
+ * thousands of tokens, and the prompt counts once a choice. Where even this fits under the token limits, or would fit
+ * sooner than one more request does, the request limit is the one to name, whatever the body says.
  */
-const atMost = (bytes: number): Demand => ({ prompt: 65_536 + 64 * bytes, usual: 1_048_576 })
+const atMost = (bytes: number): Demand => {
+  const prompt = (65_536 + 64 * bytes) * choicesMax
+  return { prompt, usual: prompt }
+}
 
 /**
  * The headers of one refusal after another. From one to the next few differ, and setting one costs more than copying
@@ -134,7 +139,7 @@ export const createEarlyRefusal = (
     return refuseByLimit(refusal, account, nowMs)
   }
 
-  const refuseByTokens = async (request: Request, path: string, caller: Caller): Promise<Response> => {
+  const refuseByBody = async (request: Request, path: string, caller: Caller): Promise<Response> => {
     const arrivedMs = steady()
     const { account } = caller
     let bytes: Uint8Array
@@ -173,6 +178,6 @@ export const createEarlyRefusal = (
     const refused = refuseByRequests(caller.account, bytes)
     if (refused !== undefined || !refusedLately.has(caller)) return refused
     const isReadable = bytes > 0 && bytes <= READ_BYTES_MAX && isJsonType(headers.get('content-type'))
-    return isReadable ? refuseByTokens(request, path, caller) : undefined
+    return isReadable ? refuseByBody(request, path, caller) : undefined
   }
 }

@@ -148,7 +148,7 @@ export const limit = ({
     const state = windows.view(user, account.limits, total, at)
     writeLimitHeaders(state, at, (name, value) => c.header(name, value))
     if (!decision.admitted) {
-      if (isOfTokens(decision)) refusedLately.add(caller)
+      refusedLately.add(caller)
       const { kind, message, headers } = toLimitFault(decision)
       throw new ApiError(kind, message, { headers })
     }

@@ -352,6 +352,26 @@ test('what is wrong with a body is told though others of the same key were refus
   expect((await proxy.call(path, { method: 'POST', key, body: gzip, headers: packed })).status).toBe(429)
 })
 
+test('where a body decides which limit is named, it is read though the request limit is full', async () => {
+  const session = await startSession({
+    simulator: { models: [{ name: 'm', capabilities: ['completion', 'vision'] }] },
+  })
+  const limits = limitsOf({ requests_per_minute: 1, tokens_per_minute: 90_000 })
+  const key = await session.proxy.createUser('alice', limits)
+  await spend(session, key)
+  const path = '/v1/chat/completions'
+  const image = { type: 'image_url', image_url: { url: 'http://a/' } }
+  const large = { model: 'm', n: 128, messages: [{ role: 'user', content: [image] }] }
+  for (let time = 0; time < 3; time++) {
+    const never = await both(session, path, `Bearer ${key}`, large)
+    expect(never.headers['x-should-retry']).toBe('false')
+    expect(JSON.parse(never.body).error.type).toBe('tokens')
+    const soon = await both(session, path, `Bearer ${key}`)
+    expect(JSON.parse(soon.body).error.type).toBe('requests')
+    expect((await both(session, path, `Bearer ${key}`, { model: 'm' })).status).toBe(400)
+  }
+})
+
 test('the app does not see what a token limit refuses at the door, as long as the key lacks room', async () => {
   const limits = { ...unlimited, tokensPerMinute: 10 }
   const account = { userId: 'alice', userNumber: 1, limits }

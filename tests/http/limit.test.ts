@@ -44,7 +44,7 @@ test('a key that a token limit refused is read at the door until one of its bodi
   expect(await ask(10, new Uint8Array())).toEqual({ status: 200, isNoted: false })
 })
 
-test('a key that a request limit refused is not: there the door needs no body', async () => {
+test('a key that a request limit refused is read at the door too, where that limit alone does not decide', async () => {
   const { ask } = setUp({ requestsPerMinute: 0 })
-  expect(await ask(10)).toEqual({ status: 429, isNoted: false })
+  expect(await ask(10)).toEqual({ status: 429, isNoted: true })
 })
