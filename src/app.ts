@@ -17,7 +17,7 @@ import { complete } from './http/complete.ts'
 import { toCompletionOrder } from './http/completions.ts'
 import { createEarlyRefusal } from './http/early.ts'
 import { toEmbeddingOrder } from './http/embeddings.ts'
-import type { AppEnv } from './http/env.ts'
+import { type AppEnv, earlyOf } from './http/env.ts'
 import { createImageLoader, type ImageDeps } from './http/images.ts'
 import type { BeginLargeBody } from './http/large-body.ts'
 import { limit } from './http/limit.ts'
@@ -161,10 +161,11 @@ export const createApp = (deps: Deps) => {
   })
 
   app.use(async function identify(c, next) {
-    const id = deps.ids.next()
+    const early = earlyOf(c)
+    const id = early?.id ?? deps.ids.next()
     c.set('id', id)
-    c.set('arrivedMs', now())
-    c.set('arrivedSteadyMs', steady())
+    c.set('arrivedMs', early?.arrivedMs ?? now())
+    c.set('arrivedSteadyMs', early?.arrivedSteadyMs ?? steady())
     c.header('x-request-id', toRequestId(id))
     const clientId = c.req.header('x-request-id')
     if (clientId !== undefined && CLIENT_REQUEST_ID.test(clientId)) c.header('x-client-request-id', clientId)

@@ -1,7 +1,7 @@
 /** A request's JSON body: bounded, unpacked, decoded strictly, checked. Everything wrong is an OpenAI-shaped 4xx. */
 import type { Context, MiddlewareHandler } from 'hono'
 import { ApiError, invalid } from '../errors.ts'
-import { type AppEnv, earlyBodyOf } from './env.ts'
+import { type AppEnv, earlyOf } from './env.ts'
 import { type BeginLargeBody, LARGE_BYTES, type LargeBody, LargeChat } from './large-body.ts'
 
 const tooLarge = (bytesMax: number) =>
@@ -153,7 +153,7 @@ export type ParseBody = (value: unknown) => unknown
 export const jsonBody = (parse: ParseBody, bytesMax: number): MiddlewareHandler<AppEnv> =>
   async function readJsonBody(c, next) {
     requireJson(c)
-    c.set('body', parse(parseJson(earlyBodyOf(c) ?? (await readBytes(c.req.raw, bytesMax)))))
+    c.set('body', parse(parseJson(earlyOf(c)?.body ?? (await readBytes(c.req.raw, bytesMax)))))
     await next()
   }
 
@@ -166,7 +166,7 @@ export const chatBody = (
   if (begin === undefined) return jsonBody(parse, bytesMax)
   return async function readChatBody(c, next) {
     requireJson(c)
-    const read = earlyBodyOf(c) ?? (await readOrHandOver(c.req.raw, bytesMax, begin))
+    const read = earlyOf(c)?.body ?? (await readOrHandOver(c.req.raw, bytesMax, begin))
     if (read instanceof Uint8Array) {
       c.set('body', parse(parseJson(read)))
       return next()

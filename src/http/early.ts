@@ -16,21 +16,27 @@ import type { createTally } from '../tally.ts'
 import { choicesMax } from '../wire/openai.ts'
 import { bearerToken, KEY_LENGTH_MAX, toKeyFault } from './auth.ts'
 import { isJsonType } from './body.ts'
-import type { AppEnv } from './env.ts'
+import type { AppEnv, Early } from './env.ts'
 import { isOfTokens, toLimitFault, writeLimitHeaders } from './limit.ts'
-import { type createForesight, TRUNCATED_HEADER } from './prepare.ts'
+import { type Foresight, TRUNCATED_HEADER } from './prepare.ts'
 
 export type EarlyDeps = {
   principals: Pick<Principals, 'recall'>
   windows: WindowStore
-  /** Who was refused by a limit and has not had room since: it pays to look at their bodies. */
+  /** Who was refused by a limit and of whose bodies none that was read here had room since. */
   refusedLately: WeakSet<Caller>
   tally: ReturnType<typeof createTally>
   ids: { next: () => number }
+  now: () => number
   steady: () => number
   /** The server is stopping: only the app answers. */
   isDraining: () => boolean
-  foresee: ReturnType<typeof createForesight>
+  /** What a body would need; undefined for what the app refuses for another reason. */
+  foresee: (
+    caller: Caller,
+    path: string,
+    body: Uint8Array,
+  ) => Foresight | undefined | Promise<Foresight | undefined>
   /** With these, answers carry headers that are the app's to make. */
   corsOrigins: readonly string[]
 }
@@ -101,12 +107,17 @@ export const createEarlyRefusal = (
   deps: EarlyDeps,
   app: (request: Request, bindings: AppEnv['Bindings']) => Answer,
 ): ((request: Request) => Answer | undefined) => {
-  const { principals, windows, refusedLately, foresee, tally, ids, steady } = deps
+  const { principals, windows, refusedLately, foresee, tally, ids, now, steady } = deps
 
   const headers = new RefusalHeaders()
   const addHeader = (name: string, value: string) => headers.add(name, value)
 
-  const refuse = ({ kind, message, headers: own }: Fault, tookMs = 0, addMore?: () => void): Response => {
+  const refuse = (
+    { kind, message, headers: own }: Fault,
+    id = ids.next(),
+    tookMs = 0,
+    addMore?: () => void,
+  ): Response => {
     const status = statusOf(kind)
     const body = toErrorBody(kind, message)
     tally.count({ status, body })
@@ -114,7 +125,7 @@ export const createEarlyRefusal = (
     headers.add('content-type', 'application/json')
     headers.add('openai-version', '2020-10-01')
     headers.add('openai-processing-ms', String(tookMs))
-    headers.add('x-request-id', toRequestId(ids.next()))
+    headers.add('x-request-id', toRequestId(id))
     for (const name in own) headers.add(name, own[name] as string)
     addMore?.()
     return new Response(JSON.stringify(body), { status, headers: headers.end() })
@@ -124,11 +135,13 @@ export const createEarlyRefusal = (
     refusal: Refusal,
     { userNumber, limits }: Account,
     nowMs: number,
-    arrivedMs = nowMs,
-  ): Response =>
-    refuse(toLimitFault(refusal), Math.round(nowMs - arrivedMs), () =>
+    early?: Early,
+  ): Response => {
+    const tookMs = early === undefined ? 0 : Math.round(nowMs - early.arrivedSteadyMs)
+    return refuse(toLimitFault(refusal), early?.id, tookMs, () =>
       writeLimitHeaders(windows.view(userNumber, limits, 0, nowMs), nowMs, addHeader),
     )
+  }
 
   const refuseByRequests = (account: Account, bytes: number): Response | undefined => {
     const { userNumber, limits } = account
@@ -140,23 +153,24 @@ export const createEarlyRefusal = (
   }
 
   const refuseByBody = async (request: Request, path: string, caller: Caller): Promise<Response> => {
-    const arrivedMs = steady()
     const { account } = caller
-    let bytes: Uint8Array
+    const arrived = { id: ids.next(), arrivedMs: now(), arrivedSteadyMs: steady() }
+    let body: Uint8Array
     try {
-      bytes = await request.bytes()
+      body = await request.bytes()
     } catch {
       // Broken off: the app says so in its own way.
       return app(request, {})
     }
-    const foresight = foresee(caller, path, bytes)
+    const early: Early = { ...arrived, body }
+    const foresight = foresee(caller, path, body)
     const foreseen = foresight instanceof Promise ? await foresight : foresight
     const nowMs = steady()
     const { userNumber, limits } = account
     const refusal =
       foreseen && windows.refusal(userNumber, limits, toDemand(foreseen.forecast, limits), nowMs)
-    if (refusal === undefined || deps.isDraining()) return app(request, { earlyBody: bytes })
-    const response = refuseByLimit(refusal, account, nowMs, arrivedMs)
+    if (refusal === undefined || deps.isDraining()) return app(request, { early })
+    const response = refuseByLimit(refusal, account, nowMs, early)
     if (foreseen?.isTruncated === true) response.headers.set(...TRUNCATED_HEADER)
     return response
   }
@@ -177,7 +191,7 @@ export const createEarlyRefusal = (
     const bytes = Number(length)
     const refused = refuseByRequests(caller.account, bytes)
     if (refused !== undefined || !refusedLately.has(caller)) return refused
-    const isReadable = bytes > 0 && bytes <= READ_BYTES_MAX && isJsonType(headers.get('content-type'))
+    const isReadable = bytes <= READ_BYTES_MAX && isJsonType(headers.get('content-type'))
     return isReadable ? refuseByBody(request, path, caller) : undefined
   }
 }

@@ -8,11 +8,16 @@ export type Ask = {
   model: string
 }
 
+/** A request whose body the door has read: it began there. */
+export type Early = {
+  id: number
+  arrivedMs: number
+  arrivedSteadyMs: number
+  body: Uint8Array
+}
+
 export type AppEnv = {
-  Bindings: {
-    /** The body, where the door has read it already. */
-    earlyBody?: Uint8Array
-  }
+  Bindings: { early?: Early }
   Variables: {
     /** Time-ordered; x-request-id, the completion's id and the ledger row are made from it. */
     id: number
@@ -29,6 +34,5 @@ export type AppEnv = {
   }
 }
 
-/** The body that was read before the app saw the request; Hono knows no bindings where it was given none. */
-export const earlyBodyOf = ({ env }: { env: AppEnv['Bindings'] | undefined }): Uint8Array | undefined =>
-  env?.earlyBody
+/** What was read before the app saw the request; Hono knows no bindings where it was given none. */
+export const earlyOf = ({ env }: { env: AppEnv['Bindings'] | undefined }): Early | undefined => env?.early

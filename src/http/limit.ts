@@ -6,7 +6,7 @@ import { toDemand } from '../limits/forecast.ts'
 import type { Caller } from '../principals.ts'
 import type { TokenPrice } from '../store/ledger.ts'
 import type { Store } from '../store/store.ts'
-import { type AppEnv, earlyBodyOf } from './env.ts'
+import { type AppEnv, earlyOf } from './env.ts'
 
 /** The OpenAI SDKs ignore or sleep through longer waits, so beyond it they are told not to retry (openai-api.md §3.5). */
 const RETRY_WITHIN_MS = 61_000
@@ -152,7 +152,7 @@ export const limit = ({
       const { kind, message, headers } = toLimitFault(decision)
       throw new ApiError(kind, message, { headers })
     }
-    if (earlyBodyOf(c) !== undefined) refusedLately.delete(caller)
+    if (earlyOf(c) !== undefined) refusedLately.delete(caller)
     const { hold } = decision
     let taken = false
     try {

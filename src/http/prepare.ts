@@ -35,6 +35,9 @@ export type Foreseen = {
   heldBack: number
   forecast: Forecast
 }
+/** The part that decides on a refusal. */
+export type Foresight = Pick<Foreseen, 'forecast' | 'isTruncated'>
+
 export type Prepared = Pick<Foreseen, 'order' | 'canonical' | 'learnt' | 'contextLength'> & { runs: Run[] }
 export type PreparedEnv = AppEnv & { Variables: AppEnv['Variables'] & { prepared: Prepared } }
 
@@ -143,7 +146,11 @@ const nothing = () => undefined
  */
 export const createForesight =
   (deps: PrepareDeps, readers: Readonly<Record<string, (bytes: Uint8Array) => Order>>) =>
-  (caller: Caller, path: string, bytes: Uint8Array): Foreseen | undefined | Promise<Foreseen | undefined> => {
+  (
+    caller: Caller,
+    path: string,
+    bytes: Uint8Array,
+  ): Foresight | undefined | Promise<Foresight | undefined> => {
     try {
       const order = readers[path]?.(bytes)
       const foreseen = order && foresee(deps, caller, order)

@@ -1,12 +1,11 @@
 import { expect, test } from 'bun:test'
 import { connect } from 'node:net'
 import { createEarlyRefusal } from '../../src/http/early.ts'
-import type { Foreseen } from '../../src/http/prepare.ts'
 import { createMemoryWindows } from '../../src/limits/memory.ts'
 import type { Caller } from '../../src/principals.ts'
-import { done, say } from '../../src/simulator/script.ts'
+import { done, pause, say } from '../../src/simulator/script.ts'
 import { unlimited } from '../contract/window-store.ts'
-import { limitsOf } from '../support/session.ts'
+import { historyOf, limitsOf } from '../support/session.ts'
 import { hello, type Session, spend, startSession } from './support.ts'
 
 const paths = ['/v1/chat/completions', '/v1/completions', '/v1/embeddings']
@@ -372,6 +371,52 @@ test('where a body decides which limit is named, it is read though the request l
   }
 })
 
+test('from its second refusal on a key is refused at the door, on every metered path', async () => {
+  const session = await startSession()
+  const { windows } = session.proxy.server
+  const { admit } = windows
+  let ofTheApp = 0
+  // Only the app asks to be admitted; the door asks why not.
+  windows.admit = (...asked) => {
+    ofTheApp++
+    return admit(...asked)
+  }
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  let isFirst = true
+  for (const path of ['/v1/chat/completions', ...paths]) {
+    ofTheApp = 0
+    const refused = await ask(session, path, `Bearer ${key}`)
+    expect(refused.status).toBe(429)
+    expect(ofTheApp).toBe(isFirst ? 1 : 0)
+    isFirst = false
+  }
+})
+
+test('a request that the door has read began when it came there', async () => {
+  const session = await startSession({
+    simulator: { models: [{ name: 'm', capabilities: ['completion', 'tools'] }] },
+  })
+  const { proxy, ollama } = session
+  const key = await refusedTokens(session, { tokens_per_minute: 2000 }, 1990)
+  const path = '/v1/chat/completions'
+  expect((await ask(session, path, `Bearer ${key}`)).status).toBe(429)
+  proxy.pass(61_000)
+  const cameMs = proxy.clock.now()
+  ollama.nextAt('/api/show', pause('show'))
+  ollama.next(say('ok'), done({ prompt: 20 }))
+  const tools = [{ type: 'function', function: { name: 'f', parameters: { type: 'object' } } }]
+  const answer = proxy.call(path, { key, json: { model: 'm', messages: hello, tools } })
+  await ollama.reached('show')
+  proxy.pass(5000)
+  ollama.resume('show')
+  const { status, headers } = await answer
+  expect(status).toBe(200)
+  expect(headers.get('openai-processing-ms')).toBe('5000')
+  const [row] = await historyOf(proxy, key)
+  expect(row).toMatchObject({ started_at: new Date(cameMs).toISOString(), duration_ms: 5000 })
+  expect(row?.['request_id']).toBe(headers.get('x-request-id'))
+})
+
 test('the app does not see what a token limit refuses at the door, as long as the key lacks room', async () => {
   const limits = { ...unlimited, tokensPerMinute: 10 }
   const account = { userId: 'alice', userNumber: 1, limits }
@@ -381,6 +426,7 @@ test('the app does not see what a token limit refuses at the door, as long as th
   const refusedLately = new WeakSet<Caller>()
   let seen: string[] = []
   let isDraining = false
+  let nowMs = 1000
   const textOf = (bytes: Uint8Array | undefined) => new TextDecoder().decode(bytes)
   const refuse = createEarlyRefusal(
     {
@@ -390,25 +436,29 @@ test('the app does not see what a token limit refuses at the door, as long as th
       // A body that is a number needs so many tokens; of any other the app has something else to say.
       foresee(_caller, path, bytes) {
         const prompt = Number(textOf(bytes))
+        nowMs += 7
         const forecast = { prompt, promptExpected: prompt, usual: 1 }
         return path === '/v1/embeddings' || Number.isNaN(prompt)
           ? undefined
-          : ({ forecast, isTruncated: false } as Foreseen)
+          : { forecast, isTruncated: false }
       },
       tally: { count: () => {} },
       ids: { next: () => 1 },
-      steady: () => 1000,
+      now: () => nowMs,
+      steady: () => nowMs,
       isDraining: () => isDraining,
       corsOrigins: [],
     },
-    (_, { earlyBody }) => {
-      seen.push(textOf(earlyBody))
+    (_, { early }) => {
+      seen.push(textOf(early?.body))
       return new Response('app')
     },
   )
   const send = async (body: string, path = '/v1/chat/completions', more: Record<string, string> = {}) => {
     const headers = { authorization: 'Bearer sk-alice-1', 'content-length': String(body.length), ...more }
-    return (await refuse(new Request(`http://localhost${path}`, { method: 'POST', body, headers })))?.status
+    const answer = await refuse(new Request(`http://localhost${path}`, { method: 'POST', body, headers }))
+    if (answer?.status === 429) expect(answer.headers.get('openai-processing-ms')).toBe('7')
+    return answer?.status
   }
 
   // Who was not refused is not read.

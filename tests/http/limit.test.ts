@@ -28,8 +28,9 @@ const setUp = (limits: Partial<typeof unlimited>) => {
     await next()
   })
   app.get('/', limit(deps), c => c.text('admitted'))
-  const ask = async (prompt: number, earlyBody?: Uint8Array) => {
-    const answer = await app.request(`/?prompt=${prompt}`, {}, earlyBody === undefined ? {} : { earlyBody })
+  const early = { id: 1, arrivedMs: 1000, arrivedSteadyMs: 1000, body: new Uint8Array() }
+  const ask = async (prompt: number, isEarly = false) => {
+    const answer = await app.request(`/?prompt=${prompt}`, {}, isEarly ? { early } : {})
     return { status: answer.status, isNoted: refusedLately.has(caller) }
   }
   return { ask }
@@ -41,7 +42,7 @@ test('a key that a token limit refused is read at the door until one of its bodi
   expect(await ask(200)).toEqual({ status: 429, isNoted: true })
   // This one did not come by the door: it is too long to be read there, say.
   expect(await ask(10)).toEqual({ status: 200, isNoted: true })
-  expect(await ask(10, new Uint8Array())).toEqual({ status: 200, isNoted: false })
+  expect(await ask(10, true)).toEqual({ status: 200, isNoted: false })
 })
 
 test('a key that a request limit refused is read at the door too, where that limit alone does not decide', async () => {
