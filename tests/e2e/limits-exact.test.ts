@@ -409,11 +409,13 @@ test('streams in parallel of text that nobody knows how many tokens it takes sta
     await ollama.reached('', 2)
     ollama.resume()
     const texts = await Promise.all(both.map(async answer => (await answer).text()))
-    // Which of the two outgrows its grant first, or whether both do, is the network's to say.
-    const delivered = texts.reduce((tokens, text) => tokens + 3 * text.split('🧿').length - 3, 2 * PROMPT)
-    expect(delivered).toBeLessThanOrEqual(2000)
-    expect(delivered).toBeGreaterThanOrEqual(1400)
+    // Which of the two outgrows its grant first, or whether both do, is the network's to say: never both end whole.
+    // Of one that is cut Ollama gives no count, so ours stands.
+    const reasons = texts.map(text => /"finish_reason":"(\w+)"/.exec(text)?.[1])
+    expect(reasons).toContain('length')
     expect(await usedIn(proxy, key, 'tokens_per_minute')).toBeLessThanOrEqual(2000)
+    const delivered = texts.reduce((tokens, text) => tokens + 3 * text.split('🧿').length - 3, 2 * PROMPT)
+    expect(delivered).toBeGreaterThanOrEqual(1400)
     proxy.pass(61_000)
   }
 })
