@@ -11,8 +11,8 @@ import type { FlightOutcome } from './flight.ts'
 import { accountRoutes } from './http/account.ts'
 import { adminRoutes } from './http/admin.ts'
 import { authenticate, requireAdmin } from './http/auth.ts'
-import { chatBody, jsonBody, parseJson } from './http/body.ts'
-import { toChatOrder, uploadBody } from './http/chat.ts'
+import { chatBody, orderBody } from './http/body.ts'
+import { createChatOrders, uploadBody } from './http/chat.ts'
 import { complete } from './http/complete.ts'
 import { toCompletionOrder } from './http/completions.ts'
 import { createEarlyRefusal } from './http/early.ts'
@@ -37,9 +37,6 @@ import { createTally } from './tally.ts'
 import type { Ticker } from './ticker.ts'
 import { createUpstream, type UpstreamDeps } from './upstream/ollama.ts'
 import { createQueue } from './upstream/queue.ts'
-import { readCompletion } from './wire/completions.ts'
-import { readEmbedding } from './wire/embeddings.ts'
-import { readChat } from './wire/read-chat.ts'
 
 /** All that varies with the platform or must be the same in every test: databases, clocks, chance, the network. */
 export type Deps = {
@@ -210,26 +207,27 @@ export const createApp = (deps: Deps) => {
     deps.liftTimeout(c.req.raw)
     await next()
   }
+  const chat = createChatOrders(deps.newToolCallId)
+  const dialects = {
+    '/v1/chat/completions': chat.fromJson,
+    '/v1/completions': toCompletionOrder,
+    '/v1/embeddings': toEmbeddingOrder,
+  }
   const body = {
-    chat: chatBody(readChat, config.bodyBytesMax, deps.beginLargeBody),
-    completion: jsonBody(readCompletion, config.bodyBytesMax),
-    embedding: jsonBody(readEmbedding, config.bodyBytesMax),
-    upload: uploadBody(images, config.bodyBytesMax),
+    chat: chatBody(chat, config.bodyBytesMax, deps.beginLargeBody),
+    completion: orderBody(toCompletionOrder, config.bodyBytesMax),
+    embedding: orderBody(toEmbeddingOrder, config.bodyBytesMax),
+    upload: uploadBody(chat.fromPrepared, images, config.bodyBytesMax),
   }
-  const orderChat = toChatOrder(deps.newToolCallId)
-  const order = {
-    chat: prepare(preparing, orderChat),
-    completion: prepare(preparing, toCompletionOrder),
-    embedding: prepare(preparing, toEmbeddingOrder),
-  }
+  const prepared = prepare(preparing)
   const answer = complete({ relay, images, previewChars: config.promptPreviewChars })
 
   app.route('/', publicRoutes({ ...deps, upstream }))
 
-  app.post('/v1/chat/completions', client, body.chat, lift, order.chat, limited, answer)
-  app.post('/v1/chat/completions/upload', client, body.upload, lift, order.chat, limited, answer)
-  app.post('/v1/completions', client, body.completion, lift, order.completion, limited, answer)
-  app.post('/v1/embeddings', client, body.embedding, lift, order.embedding, limited, answer)
+  app.post('/v1/chat/completions', client, body.chat, lift, prepared, limited, answer)
+  app.post('/v1/chat/completions/upload', client, body.upload, lift, prepared, limited, answer)
+  app.post('/v1/completions', client, body.completion, lift, prepared, limited, answer)
+  app.post('/v1/embeddings', client, body.embedding, lift, prepared, limited, answer)
 
   app.route('/v1', accountRoutes({ ...deps, client, upstream, models }))
 
@@ -262,17 +260,13 @@ export const createApp = (deps: Deps) => {
   }
 
   const plainly = (request: Request, bindings: AppEnv['Bindings']) => app.fetch(request, bindings)
-  const foresee = createForesight(preparing, {
-    '/v1/chat/completions': bytes => orderChat(readChat(parseJson(bytes))),
-    '/v1/completions': bytes => toCompletionOrder(readCompletion(parseJson(bytes))),
-    '/v1/embeddings': bytes => toEmbeddingOrder(readEmbedding(parseJson(bytes))),
-  })
   const refuseEarly = createEarlyRefusal(
     {
       ...deps,
       principals,
       refusedLately,
-      foresee,
+      paths: Object.keys(dialects),
+      foresee: createForesight(preparing, dialects),
       tally,
       isDraining: () => draining,
       corsOrigins: config.corsOrigins,

@@ -2,7 +2,8 @@
 import type { Context, MiddlewareHandler } from 'hono'
 import { ApiError, invalid } from '../errors.ts'
 import { type AppEnv, earlyOf } from './env.ts'
-import { type BeginLargeBody, LARGE_BYTES, type LargeBody, LargeChat } from './large-body.ts'
+import { type BeginLargeBody, LARGE_BYTES, type LargeBody, type LargeChat } from './large-body.ts'
+import type { Order } from './order.ts'
 
 const tooLarge = (bytesMax: number) =>
   new ApiError(
@@ -146,29 +147,34 @@ const requireJson = (c: Context) => {
   )
 }
 
-/** A JSON body as its endpoint takes it. @throws ApiError 400 */
-export type ParseBody = (value: unknown) => unknown
+/** A request's JSON body, parsed. @throws ApiError 400, 413, 415 */
+export const readJson = async (c: Context<AppEnv>, bytesMax: number): Promise<unknown> => {
+  requireJson(c)
+  return parseJson(earlyOf(c)?.body ?? (await readBytes(c.req.raw, bytesMax)))
+}
 
-/** Reads, parses and checks a JSON body; puts it on the context as `body`. */
-export const jsonBody = (parse: ParseBody, bytesMax: number): MiddlewareHandler<AppEnv> =>
-  async function readJsonBody(c, next) {
-    requireJson(c)
-    c.set('body', parse(parseJson(earlyOf(c)?.body ?? (await readBytes(c.req.raw, bytesMax)))))
+/** What is asked for in a JSON body. @throws ApiError 400 */
+export type ToOrder = (json: unknown) => Order
+
+/** Puts on the context what a dialect's JSON body asks for. */
+export const orderBody = (toOrder: ToOrder, bytesMax: number): MiddlewareHandler<AppEnv> =>
+  async function readOrder(c, next) {
+    c.set('order', toOrder(await readJson(c, bytesMax)))
     await next()
   }
 
-/** The same for chat, whose large bodies are translated off the event loop where the platform can: a LargeChat. */
+/** The same for chat, whose large bodies are translated off the event loop where the platform can. */
 export const chatBody = (
-  parse: ParseBody,
+  { fromJson, fromLarge }: { fromJson: ToOrder; fromLarge: (chat: LargeChat) => Order },
   bytesMax: number,
   begin: BeginLargeBody,
 ): MiddlewareHandler<AppEnv> => {
-  if (begin === undefined) return jsonBody(parse, bytesMax)
-  return async function readChatBody(c, next) {
+  if (begin === undefined) return orderBody(fromJson, bytesMax)
+  return async function readChatOrder(c, next) {
     requireJson(c)
     const read = earlyOf(c)?.body ?? (await readOrHandOver(c.req.raw, bytesMax, begin))
     if (read instanceof Uint8Array) {
-      c.set('body', parse(parseJson(read)))
+      c.set('order', fromJson(parseJson(read)))
       return next()
     }
     const outline = await read.end().catch(error => {
@@ -176,10 +182,10 @@ export const chatBody = (
       throw error
     })
     if (outline instanceof Uint8Array) {
-      c.set('body', parse(parseJson(outline)))
+      c.set('order', fromJson(parseJson(outline)))
       return next()
     }
-    c.set('body', new LargeChat(outline, read))
+    c.set('order', fromLarge({ outline, body: read }))
     try {
       await next()
     } finally {

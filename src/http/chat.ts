@@ -6,11 +6,12 @@ import { createChatAnswer, createChatStream } from '../wire/chat-answer.ts'
 import { type PreparedChat, toFitModel, toOllamaChat } from '../wire/chat-request.ts'
 import type { OllamaChatRequest } from '../wire/ollama.ts'
 import { parseChatRequest } from '../wire/openai.ts'
+import { readChat } from '../wire/read-chat.ts'
 import type { Writer } from '../wire/writer.ts'
 import { parseJson, readBytes } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { ImageLoader, RequestImages } from './images.ts'
-import { LargeChat } from './large-body.ts'
+import type { LargeChat } from './large-body.ts'
 import { type AnswerIdentity, type Order, toChoices } from './order.ts'
 
 /** A class, not closures: it is made for each request, also for those that are refused. */
@@ -68,11 +69,13 @@ class ChatOrder implements Order {
   }
 }
 
-/** A chat body that was read, here or elsewhere, as an Order. */
-export const toChatOrder = (newToolCallId: () => string) => (body: unknown) =>
-  body instanceof LargeChat
-    ? new ChatOrder(body.outline.prepared, newToolCallId, body)
-    : new ChatOrder(body as PreparedChat, newToolCallId)
+/** Orders for chats, by where their body was read. */
+export const createChatOrders = (newToolCallId: () => string) => ({
+  /** @throws ApiError 400 */
+  fromJson: (json: unknown): Order => new ChatOrder(readChat(json), newToolCallId),
+  fromPrepared: (prepared: PreparedChat): Order => new ChatOrder(prepared, newToolCallId),
+  fromLarge: (large: LargeChat): Order => new ChatOrder(large.outline.prepared, newToolCallId, large),
+})
 
 // ---- upload
 
@@ -159,7 +162,11 @@ const withImages = (messages: unknown[], urls: string[]): unknown[] => {
  * `multipart/form-data` → the same body as JSON would be: `model`, `messages` (JSON as text), `stream`, `temperature`,
  * `max_tokens`, and any number of `files`, put into the last user message.
  */
-export const uploadBody = (images: ImageLoader, bytesMax: number): MiddlewareHandler<AppEnv> =>
+export const uploadBody = (
+  toOrder: (prepared: PreparedChat) => Order,
+  images: ImageLoader,
+  bytesMax: number,
+): MiddlewareHandler<AppEnv> =>
   async function readUpload(c, next) {
     const form = await readForm(c.req.raw, bytesMax)
     const files = form.getAll('files')
@@ -183,9 +190,7 @@ export const uploadBody = (images: ImageLoader, bytesMax: number): MiddlewareHan
     const body = parseChatRequest(
       Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)),
     )
-    c.set(
-      'body',
-      toOllamaChat(urls.length > 0 ? { ...body, messages: withImages(body.messages, urls) } : body),
-    )
+    const chat = urls.length > 0 ? { ...body, messages: withImages(body.messages, urls) } : body
+    c.set('order', toOrder(toOllamaChat(chat)))
     await next()
   }

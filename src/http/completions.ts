@@ -2,7 +2,7 @@
 import { invalid } from '../errors.ts'
 import type { ModelFacts } from '../upstream/ollama.ts'
 import { createCompletionAnswer, createCompletionStream } from '../wire/completion-answer.ts'
-import type { PreparedCompletion } from '../wire/completions.ts'
+import { readCompletion } from '../wire/completions.ts'
 import { type Order, toChoices } from './order.ts'
 
 const requireInsert = ({ capabilities }: ModelFacts) => {
@@ -14,9 +14,9 @@ const requireInsert = ({ capabilities }: ModelFacts) => {
   )
 }
 
-/** A completion body that was read, as an Order. */
-export const toCompletionOrder = (body: unknown): Order => {
-  const prepared = body as PreparedCompletion
+/** @throws ApiError 400 */
+export const toCompletionOrder = (json: unknown): Order => {
+  const prepared = readCompletion(json)
   const { requests, choices } = prepared
   const order: Order = {
     kind: 'completion',

@@ -21,6 +21,8 @@ import { isOfTokens, toLimitFault, writeLimitHeaders } from './limit.ts'
 import { type Foresight, TRUNCATED_HEADER } from './prepare.ts'
 
 export type EarlyDeps = {
+  /** Those of the metered endpoints that take JSON. */
+  paths: readonly string[]
   principals: Pick<Principals, 'recall'>
   windows: WindowStore
   /** Who was refused by a limit and of whose bodies none that was read here had room since. */
@@ -41,12 +43,10 @@ export type EarlyDeps = {
   corsOrigins: readonly string[]
 }
 
-const meteredPaths = ['/v1/chat/completions', '/v1/completions', '/v1/embeddings']
-
 /** Compared in place: a path cut out of the address would be a new text to hash at each request. */
-const meteredPathOf = (url: string): string | undefined => {
+const pathOf = (url: string, paths: readonly string[]): string | undefined => {
   const length = url.length - url.indexOf('/', 'https://'.length)
-  return meteredPaths.find(path => path.length === length && url.endsWith(path))
+  return paths.find(path => path.length === length && url.endsWith(path))
 }
 
 /**
@@ -177,7 +177,7 @@ export const createEarlyRefusal = (
 
   return request => {
     if (request.method !== 'POST' || deps.isDraining()) return undefined
-    const path = meteredPathOf(request.url)
+    const path = pathOf(request.url, deps.paths)
     if (path === undefined) return undefined
     const { headers } = request
     if (deps.corsOrigins.length > 0 || headers.get('x-request-id') !== null) return undefined

@@ -1,5 +1,10 @@
 /** `POST /v1/embeddings`: one run without output tokens; the same keys, limits and ledger. */
-import { type PreparedEmbedding, parseEmbedAnswer, toEmbeddingList } from '../wire/embeddings.ts'
+import {
+  type PreparedEmbedding,
+  parseEmbedAnswer,
+  readEmbedding,
+  toEmbeddingList,
+} from '../wire/embeddings.ts'
 import type { Writer } from '../wire/writer.ts'
 import type { AnswerIdentity, Order } from './order.ts'
 
@@ -21,9 +26,9 @@ const createEmbeddingAnswer = (
   }
 }
 
-/** An embeddings body that was read, as an Order. */
-export const toEmbeddingOrder = (body: unknown): Order => {
-  const prepared = body as PreparedEmbedding
+/** @throws ApiError 400 */
+export const toEmbeddingOrder = (json: unknown): Order => {
+  const prepared = readEmbedding(json)
   const order: Order = {
     kind: 'embedding',
     path: '/api/embed',

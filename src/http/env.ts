@@ -2,6 +2,7 @@
 import type { Ticket } from '../flight.ts'
 import type { Forecast } from '../limits/forecast.ts'
 import type { Caller } from '../principals.ts'
+import type { Order } from './order.ts'
 
 export type Ask = {
   forecast: Forecast
@@ -26,8 +27,8 @@ export type AppEnv = {
     /** The same instant by the clock that never goes back: durations are measured by it. */
     arrivedSteadyMs: number
     caller: Caller
-    /** The JSON body as its endpoint reads it. */
-    body: unknown
+    /** What the body of a metered request asks for. */
+    order: Order
     /** Set by a metered route before `limit`: what it will reserve, for which canonical model. */
     ask: Ask
     ticket: Ticket

@@ -35,13 +35,5 @@ export interface LargeBody {
 /** The platform's; undefined where it has no threads, and large bodies are translated in place. */
 export type BeginLargeBody = (() => LargeBody) | undefined
 
-/** A large request that was translated elsewhere, in the place of the parsed body. */
-export class LargeChat {
-  readonly outline: ChatOutline
-  readonly body: LargeBody
-
-  constructor(outline: ChatOutline, body: LargeBody) {
-    this.outline = outline
-    this.body = body
-  }
-}
+/** A large request that was translated elsewhere. */
+export type LargeChat = { outline: ChatOutline; body: LargeBody }

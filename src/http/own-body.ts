@@ -2,7 +2,7 @@
 import type { MiddlewareHandler } from 'hono'
 import type { z } from 'zod'
 import { toInvalidRequest } from '../wire/invalid-request.ts'
-import { jsonBody } from './body.ts'
+import { readJson } from './body.ts'
 import type { AppEnv } from './env.ts'
 
 const BYTES_MAX = 1024 * 1024
@@ -13,15 +13,11 @@ type Checked<Schema extends z.ZodType> = { in: { json: z.input<Schema> }; out: {
 export const ownBody = <Schema extends z.ZodType<object>>(
   schema: Schema,
 ): MiddlewareHandler<AppEnv, string, Checked<Schema>> => {
-  const parse = (value: unknown) => {
+  return async (c, next) => {
+    const value = await readJson(c, BYTES_MAX)
     const parsed = schema.safeParse(value)
     if (!parsed.success) throw toInvalidRequest(parsed.error, value)
-    return parsed.data
+    c.req.addValidatedData('json', parsed.data)
+    await next()
   }
-  const read = jsonBody(parse, BYTES_MAX)
-  return (c, next) =>
-    read(c, async () => {
-      c.req.addValidatedData('json', c.get('body') as object)
-      await next()
-    })
 }

@@ -7,6 +7,7 @@ import type { Learnt, ModelLearnt } from '../limits/learnt.ts'
 import type { Models } from '../models.ts'
 import type { Caller } from '../principals.ts'
 import type { Upstream } from '../upstream/ollama.ts'
+import { parseJson, type ToOrder } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { Order } from './order.ts'
 
@@ -123,13 +124,10 @@ const toRuns = ({ order, prompts, contextLength, heldBack }: Foreseen, refuseTru
 /** Says that a prompt will be cut. */
 export const TRUNCATED_HEADER = ['x-prompt-truncated', 'estimated'] as const
 
-/** Translates the checked body and puts on the context what it will need; nothing is reserved or sent yet. */
-export const prepare = (
-  deps: PrepareDeps,
-  toOrder: (body: unknown) => Order,
-): MiddlewareHandler<PreparedEnv> =>
+/** Puts on the context what the order will need; nothing is reserved or sent yet. */
+export const prepare = (deps: PrepareDeps): MiddlewareHandler<PreparedEnv> =>
   async function prepareRequest(c, next) {
-    const foreseen = await foresee(deps, c.get('caller'), toOrder(c.get('body')))
+    const foreseen = await foresee(deps, c.get('caller'), c.get('order'))
     const { order, canonical, learnt, contextLength, forecast } = foreseen
     if (foreseen.isTruncated) c.header(...TRUNCATED_HEADER)
     c.set('ask', { forecast, model: canonical })
@@ -145,14 +143,14 @@ const nothing = () => undefined
  * be asked; undefined for what the app refuses for another reason, which it will find itself.
  */
 export const createForesight =
-  (deps: PrepareDeps, readers: Readonly<Record<string, (bytes: Uint8Array) => Order>>) =>
+  (deps: PrepareDeps, dialects: Readonly<Record<string, ToOrder>>) =>
   (
     caller: Caller,
     path: string,
     bytes: Uint8Array,
   ): Foresight | undefined | Promise<Foresight | undefined> => {
     try {
-      const order = readers[path]?.(bytes)
+      const order = dialects[path]?.(parseJson(bytes))
       const foreseen = order && foresee(deps, caller, order)
       return foreseen instanceof Promise ? foreseen.catch(nothing) : foreseen
     } catch {

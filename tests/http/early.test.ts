@@ -431,6 +431,7 @@ test('the app does not see what a token limit refuses at the door, as long as th
   const refuse = createEarlyRefusal(
     {
       principals: { recall: () => caller },
+      paths,
       windows,
       refusedLately,
       // A body that is a number needs so many tokens; of any other the app has something else to say.
