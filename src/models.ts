@@ -16,7 +16,7 @@ export const createModels = (deps: { store: Store; allowCloudModels: boolean }) 
   const spellings = new Map<string, { canonical: string; isCloud: boolean }>()
 
   /** What a client wrote for a model. Each request asks, and few are written: read once. */
-  const read = (model: string) => {
+  const spellingOf = (model: string) => {
     const known = spellings.get(model)
     if (known !== undefined) return known
     const canonical = toCanonicalModel(model)
@@ -51,10 +51,10 @@ export const createModels = (deps: { store: Store; allowCloudModels: boolean }) 
       return number
     },
     mayUse: (caller: Caller, canonical: string) =>
-      isListed(caller, canonical) && (deps.allowCloudModels || !read(canonical).isCloud),
+      isListed(caller, canonical) && (deps.allowCloudModels || !isCloudModel(canonical)),
     /** The canonical name of a model the caller may use. @throws ApiError 403 `model_not_allowed` */
     admit(caller: Caller, model: string): string {
-      const { canonical, isCloud } = read(model)
+      const { canonical, isCloud } = spellingOf(model)
       if (isCloud && !deps.allowCloudModels) {
         throw new ApiError('model_not_allowed', 'Cloud models are not available through this server.', {
           param: 'model',

@@ -7,6 +7,7 @@ import type { Learnt, ModelLearnt } from '../limits/learnt.ts'
 import type { Models } from '../models.ts'
 import type { Caller } from '../principals.ts'
 import type { Upstream } from '../upstream/ollama.ts'
+import type { OllamaRequest } from '../wire/ollama.ts'
 import { parseJson, type ToOrder } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { Order } from './order.ts'
@@ -45,19 +46,20 @@ export type PreparedEnv = AppEnv & { Variables: AppEnv['Variables'] & { prepared
 /** Shorter prompts fit any context a model is run with; for longer ones Ollama is asked how long it is. */
 const CONTEXT_ALWAYS_FITS = 256
 
-/** Choices of one prompt share their messages: measured once. */
+const promptOf = (request: OllamaRequest) =>
+  'messages' in request ? request.messages : 'prompt' in request ? request.prompt : request.input
+
+/** Choices stand side by side and share their prompt: measured once. */
 const measure = ({ requests, large }: Order): PromptFeatures[] => {
-  if (large !== undefined) return requests.map(() => large.outline.features)
-  const [first] = requests
-  if (first !== undefined && requests.length === 1) return [measurePrompt(first)]
-  const measured = new Map<unknown, PromptFeatures>()
-  return requests.map(request => {
-    const subject =
-      'messages' in request ? request.messages : 'prompt' in request ? request.prompt : request.input
-    const features = measured.get(subject) ?? measurePrompt(request)
-    measured.set(subject, features)
-    return features
-  })
+  const measured: PromptFeatures[] = []
+  let last: ReturnType<typeof promptOf> | undefined
+  for (const request of requests) {
+    const prompt = promptOf(request)
+    const known = large?.outline.features ?? (prompt === last ? measured.at(-1) : undefined)
+    measured.push(known ?? measurePrompt(request))
+    last = prompt
+  }
+  return measured
 }
 
 const weigh = (

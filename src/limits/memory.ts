@@ -227,7 +227,7 @@ export const createMemoryWindows = (): WindowStore => {
       age(user, now)
       const { stamps, minute, day, reserved } = user
       const requestsEmptyMs = isComplete(stamps, now) ? lastLeavesAt(stamps) : emptyAt(minute, 'requests')
-      const total = Number.isNaN(user.total) ? settledTotal : user.total
+      const total = Number.isNaN(user.total) ? settledTotal : usedOf(user, 'totalTokens', now)
       return {
         requestsPerMinute: {
           used: usedOf(user, 'requestsPerMinute', now),
@@ -236,19 +236,19 @@ export const createMemoryWindows = (): WindowStore => {
           resetsAtMs: requestsEmptyMs ?? now,
         },
         requestsPerDay: {
-          used: day.requests,
+          used: usedOf(user, 'requestsPerDay', now),
           reserved: 0,
           limit: limits.requestsPerDay,
           resetsAtMs: emptyAt(day, 'requests') ?? now,
         },
         tokensPerMinute: {
-          used: minute.tokens,
+          used: usedOf(user, 'tokensPerMinute', now),
           reserved,
           limit: limits.tokensPerMinute,
           resetsAtMs: tokensEmptyAt(minute, reserved, now),
         },
         tokensPerDay: {
-          used: day.tokens,
+          used: usedOf(user, 'tokensPerDay', now),
           reserved,
           limit: limits.tokensPerDay,
           resetsAtMs: tokensEmptyAt(day, reserved, now),

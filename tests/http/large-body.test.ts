@@ -55,6 +55,19 @@ test('a large request reaches Ollama as a small one does, field for field', asyn
   }
 })
 
+test('a large request keeps the preview that a small one does', async () => {
+  const session = await startSession({ settings: { PROMPT_PREVIEW_CHARS: '9' } })
+  const key = await session.proxy.createUser('alice')
+  const messages = [
+    { role: 'user', content: 'not this' },
+    { role: 'assistant', content: 'nor this' },
+    { role: 'user', content: 'Say hello in a few words.' },
+  ]
+  await sentTwice(session, key, { model: 'm', messages })
+  const previews = (await historyOf(session.proxy, key)).map(row => row['prompt_preview'])
+  expect(previews).toEqual(['Say hello', 'Say hello'])
+})
+
 test('megabytes of text arrive whole, streamed and plain, and are billed by what Ollama counts', async () => {
   const session = await startSession()
   const { proxy, ollama } = session
