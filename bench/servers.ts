@@ -157,11 +157,11 @@ export const startProxy = async ({
 
 /** All five limits set, and never reached. */
 const distant = {
-  requests_per_minute: 1e12,
-  requests_per_day: 1e12,
-  tokens_per_minute: 1e12,
-  tokens_per_day: 1e12,
-  total_token_limit: 1e12,
+  requests_per_minute: 1e9,
+  requests_per_day: 1e9,
+  tokens_per_minute: 1e9,
+  tokens_per_day: 1e9,
+  total_token_limit: 1e9,
 }
 
 const createUser = async (
