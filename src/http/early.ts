@@ -7,7 +7,7 @@
  * full request limit is told without a look at the body, nobody hears what is wrong with it. Measured against the app, a
  * refusal costs a third of the CPU, or less than half where its body is read (docs/performance.md).
  */
-import { type Fault, statusOf, toErrorBody } from '../errors.ts'
+import { codeOf, type Fault, statusOf, toErrorText } from '../errors.ts'
 import { toRequestId } from '../ids.ts'
 import type { Demand, Refusal, WindowStore } from '../limits/admission.ts'
 import { toDemand } from '../limits/forecast.ts'
@@ -119,8 +119,7 @@ export const createEarlyRefusal = (
     addMore?: () => void,
   ): Response => {
     const status = statusOf(kind)
-    const body = toErrorBody(kind, message)
-    tally.count({ status, body })
+    tally.count(status, codeOf(kind))
     headers.begin()
     headers.add('content-type', 'application/json')
     headers.add('openai-version', '2020-10-01')
@@ -128,7 +127,7 @@ export const createEarlyRefusal = (
     headers.add('x-request-id', toRequestId(id))
     for (const name in own) headers.add(name, own[name] as string)
     addMore?.()
-    return new Response(JSON.stringify(body), { status, headers: headers.end() })
+    return new Response(toErrorText(kind, message), { status, headers: headers.end() })
   }
 
   const refuseByLimit = (

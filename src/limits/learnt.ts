@@ -108,6 +108,7 @@ export const createLearnt = (
   const texts = new Map<string, string>()
   /** In the order of last use. */
   const models = new Map<string, Model>()
+  let latest: string | undefined
 
   const keepText = (name: string, text: string) => {
     texts.delete(name)
@@ -137,6 +138,8 @@ export const createLearnt = (
   const keep = (name: string): Model => {
     const known = models.get(name)
     if (known !== undefined) {
+      if (name === latest) return known
+      latest = name
       models.delete(name)
       models.set(name, known)
       return known
@@ -147,6 +150,7 @@ export const createLearnt = (
     })
     texts.delete(name)
     models.set(name, model)
+    latest = name
     return model
   }
 

@@ -99,6 +99,8 @@ const minuteFreedAt = ({ stamps, minute }: User, limit: number) =>
     : // Refused by the cells: until enough of these have left, or the stamps are complete again and say so.
       Math.min(freedAt(minute, 'requests', minute.requests + 1 - limit), completeAt(stamps))
 
+const isOfRequests = (name: LimitName) => name === 'requestsPerMinute' || name === 'requestsPerDay'
+
 /**
  * Why `limit` refuses, or undefined when it does not. Waits look past reservations: the answer is when the request
  * would be admitted alone if nothing reserved were delivered, but no sooner than it makes sense to ask again.
@@ -113,21 +115,27 @@ const refusalBy = (
   const size = limits[name]
   if (size === null) return undefined
   const used = usedOf(user, name, nowMs)
-  const ofRequests = name === 'requestsPerMinute' || name === 'requestsPerDay'
+  const ofRequests = isOfRequests(name)
   const alone = ofRequests ? 1 : demand.prompt + Math.min(demand.usual, 1)
   const needed = ofRequests || user.inFlight === 0 ? alone : demand.prompt + demand.usual
   const reserved = ofRequests ? 0 : user.reserved
   if (left(size, used) - reserved >= needed) return undefined
 
-  const settledTotal = user.total - user.unsettled
-  const quotaFilled = name === 'totalTokens' && settledTotal >= size
-  const refusal = { admitted: false, limit: name, size, used, reserved, needed, quotaFilled } as const
-  if (size === 0 || alone > size) return { ...refusal, retryAfterMs: null }
-  // What requests in flight have delivered may turn out less when they settle, and of the total nothing else returns.
-  const lasting = name === 'totalTokens' ? settledTotal : used
-  if (lasting + alone <= size) return { ...refusal, retryAfterMs: RESERVED_RETRY_MS }
-  if (name === 'totalTokens') return { ...refusal, retryAfterMs: null }
+  const quotaFilled = name === 'totalTokens' && user.total - user.unsettled >= size
+  const retryAfterMs = waitFor(user, name, size, alone, nowMs)
+  return { admitted: false, limit: name, size, used, reserved, needed, quotaFilled, retryAfterMs }
+}
 
+/** Until a request that needs `alone` is admitted if nothing else comes; null when waiting cannot help. */
+const waitFor = (user: User, name: LimitName, size: number, alone: number, nowMs: number): number | null => {
+  if (size === 0 || alone > size) return null
+  const used = usedOf(user, name, nowMs)
+  // What requests in flight have delivered may turn out less when they settle, and of the total nothing else returns.
+  const lasting = name === 'totalTokens' ? user.total - user.unsettled : used
+  if (lasting + alone <= size) return RESERVED_RETRY_MS
+  if (name === 'totalTokens') return null
+
+  const ofRequests = isOfRequests(name)
   const freed =
     name === 'requestsPerMinute'
       ? minuteFreedAt(user, size)
@@ -137,8 +145,7 @@ const refusalBy = (
           used + alone - size,
         )
   const waitMs = Math.max(1, Math.ceil(freed - nowMs))
-  const soonestMs = ofRequests || user.inFlight === 0 ? waitMs : Math.max(RESERVED_RETRY_MS, waitMs)
-  return { ...refusal, retryAfterMs: soonestMs }
+  return ofRequests || user.inFlight === 0 ? waitMs : Math.max(RESERVED_RETRY_MS, waitMs)
 }
 
 /** The limit with the longest wait. */
