@@ -351,6 +351,35 @@ test('what is wrong with a body is told though others of the same key were refus
   expect((await proxy.call(path, { method: 'POST', key, body: gzip, headers: packed })).status).toBe(429)
 })
 
+test('bytes that are no request are told so to a key without room, at the door as in the app', async () => {
+  const session = await startSession()
+  const key = await refusedTokens(session, { tokens_per_minute: 70 })
+  const path = '/v1/chat/completions'
+  await both(session, path, `Bearer ${key}`)
+  const whole = JSON.stringify(bodies[path])
+  const odd: [status: number, body: string | Uint8Array<ArrayBuffer>][] = [
+    [400, ''],
+    [400, 'null'],
+    [400, '{"model":NaN}'],
+    [400, new Uint8Array([0x7b, 0xff, 0x7d])],
+    [400, whole.replace('Hello', '\\ud800')],
+    [400, `{"model":"m","messages":${'['.repeat(30_000)}${']'.repeat(30_000)}}`],
+    [429, `\ufeff${whole}`],
+    [429, whole.replace('{', '{"__proto__":{"n":5},')],
+  ]
+  for (const [status, body] of odd) {
+    const answers = await Promise.all(
+      [{}, plainly].map(async headers => {
+        const answer = await session.proxy.call(path, { method: 'POST', key, body, headers })
+        return { status: answer.status, text: await answer.text() }
+      }),
+    )
+    expect(answers[0]?.status).toBe(status)
+    expect(answers[0]).toEqual(answers[1])
+  }
+  expect(session.proxy.log.filter(({ level }) => level === 'error')).toEqual([])
+})
+
 test('where a body decides which limit is named, it is read though the request limit is full', async () => {
   const session = await startSession({
     simulator: { models: [{ name: 'm', capabilities: ['completion', 'vision'] }] },
